@@ -1,0 +1,29 @@
+//! The nouns of the relay, as values: nothing here does I/O, reads a clock or imports another module of ours.
+//!
+//! | noun | type | made by | read by |
+//! |---|---|---|---|
+//! | event | [`Event`] | sources, from JSON | routing, store, render |
+//! | key, key glob | [`EventKey`], [`KeyGlob`](key::KeyGlob) | sources; rules | routing |
+//! | severity | [`Severity`] | rules | store (order of sending), render |
+//! | delivery | [`DeliveryId`], [`delivery::State`] | intake | store, dispatch |
+//! | message | [`Message`] | render | deliver |
+//! | outcome | [`Outcome`] | deliver | dispatch, store |
+//! | secret | [`Secret`] | config | source, deliver |
+
+pub mod delivery;
+pub mod event;
+pub mod key;
+pub mod message;
+pub mod name;
+pub mod secret;
+pub mod severity;
+pub mod time;
+
+pub use delivery::{DeliveryId, Outcome, Report};
+pub use event::{Event, EventId};
+pub use key::EventKey;
+pub use message::{Channel, Content, Message};
+pub use name::{DestinationName, RuleName, SourceName};
+pub use secret::Secret;
+pub use severity::Severity;
+pub use time::Timestamp;

@@ -1,0 +1,64 @@
+//! What a channel is asked to show: a message already rendered and escaped for that channel.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::DeliveryId;
+
+/// The kinds of destination. The name is what `type:` says in rules.yaml and the folder under `templates/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Channel {
+    Slack,
+    Teams,
+    Email,
+    Webhook,
+}
+
+impl Channel {
+    pub const ALL: [Self; 4] = [Self::Slack, Self::Teams, Self::Email, Self::Webhook];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Slack => "slack",
+            Self::Teams => "teams",
+            Self::Email => "email",
+            Self::Webhook => "webhook",
+        }
+    }
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not a destination type (slack, teams, email, webhook)")]
+pub struct UnknownChannel(pub String);
+
+impl FromStr for Channel {
+    type Err = UnknownChannel;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|channel| channel.name() == name).ok_or_else(|| UnknownChannel(name.to_owned()))
+    }
+}
+
+/// One message for one destination.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    /// The same on every attempt; goes out as `webhook-id`, as the mail's `Message-ID` and inside chat payloads.
+    pub id: DeliveryId,
+    pub content: Content,
+}
+
+/// The rendered body, in the only two shapes channels take.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// Slack, Teams, webhook: the whole JSON document, except what the channel adds by itself
+    /// (Slack: `channel`, unfurl switches; Teams: the message envelope round the card).
+    Json(serde_json::Value),
+    /// Email: header-safe subject, plain text with `\n` line ends, and the HTML alternative if there is one.
+    Mail { subject: String, text: String, html: Option<String> },
+}

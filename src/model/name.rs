@@ -1,0 +1,54 @@
+//! Names that users give in rules.yaml. Newtypes, so that a rule cannot be taken for a destination.
+
+use std::fmt;
+use std::sync::Arc;
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $type {
+            fn from(name: &str) -> Self {
+                Self(name.into())
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $type {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+name! {
+    /// A rule, as in `- name: certificates`.
+    RuleName
+}
+name! {
+    /// A destination, as in `destinations: { sec-slack: … }`.
+    DestinationName
+}
+name! {
+    /// A source, as in `sources: { halo: … }`.
+    SourceName
+}
+
+impl RuleName {
+    /// Stands for the `unrouted:` section, in deliveries that no rule asked for. Refused as a rule's own name.
+    pub const UNROUTED: &'static str = "unrouted";
+}
