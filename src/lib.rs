@@ -27,3 +27,8 @@
 //! `docs/ARCHITECTURE.md` walks one event through them.
 
 pub mod model;
+
+pub mod backoff;
+pub mod clock;
+pub mod serve;
+pub mod telemetry;
