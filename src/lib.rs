@@ -29,6 +29,7 @@
 pub mod model;
 
 pub mod backoff;
+pub mod catalogue;
 pub mod clock;
 pub mod serve;
 pub mod telemetry;
