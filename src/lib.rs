@@ -33,3 +33,5 @@ pub mod catalogue;
 pub mod clock;
 pub mod serve;
 pub mod telemetry;
+
+pub mod rate;
