@@ -35,3 +35,4 @@ pub mod serve;
 pub mod telemetry;
 
 pub mod rate;
+pub mod routing;

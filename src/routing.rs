@@ -1,0 +1,465 @@
+//! Which destinations an event is owed to: rules compiled once, then pure functions of the event.
+//!
+//! Rules are read top to bottom and **every** matching rule sends. A matching rule that says `stop`, or that drops, ends the
+//! reading; what rules above it already owe stays owed. Two rules naming one destination make one delivery, told by the
+//! first of them. Only if no rule matched does `unrouted` apply.
+//!
+//! [`RuleSet::route`] is for the daemon, [`RuleSet::explain`] for people. Both are one reading of the rules; `route` merely
+//! skips those of which an index by key knows that they cannot match, so its cost follows the number of rules that may
+//! match and not the number of rules. Rules without a fixed text in their key (`*`, exclusions alone, no key) are asked
+//! about every event.
+
+mod explain;
+mod filter;
+mod index;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use self::index::Index;
+use crate::model::key::{KeyPattern, KeyPatterns, KeyVerdict};
+use crate::model::{DestinationName, Event, RuleName, Severity};
+
+pub use self::explain::{Effect, Explanation, RuleVerdict, Told, Verdict, WhyNot};
+pub use self::filter::Condition;
+
+/// All rules of a relay, and what happens to events that none of them matches.
+pub struct RuleSet {
+    rules: Vec<Rule>,
+    by_name: HashMap<RuleName, usize>,
+    index: Index,
+    unrouted: Action,
+    unrouted_name: RuleName,
+    default_severity: Severity,
+}
+
+/// One entry of `rules:`, checked.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Unique in its set.
+    pub name: RuleName,
+    /// `None`: any key.
+    pub keys: Option<KeyPatterns>,
+    /// All of them must match.
+    pub conditions: Vec<Condition>,
+    /// `None`: the set's default.
+    pub severity: Option<Severity>,
+    pub action: Action,
+    /// No rule below is read once this one matched. A rule that drops stops in any case.
+    pub stop: bool,
+    pub template: Option<String>,
+    pub runbook: Option<String>,
+    pub place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Send(Vec<DestinationName>),
+    Drop { reason: String },
+}
+
+/// Where a rule stands, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Place {
+    #[serde(serialize_with = "as_text")]
+    pub file: Arc<str>,
+    /// Counted from 1.
+    pub line: u32,
+}
+
+/// What one event is owed. Both parts may be set: a rule sent, and one below it dropped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Route {
+    /// In the order of the rules; each destination once.
+    pub owed: Vec<Owed>,
+    pub dropped: Option<Dropped>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Owed {
+    #[serde(serialize_with = "as_text")]
+    pub destination: DestinationName,
+    /// The first matching rule that names the destination, or [`RuleName::UNROUTED`].
+    #[serde(serialize_with = "as_text")]
+    pub rule: RuleName,
+    #[serde(serialize_with = "as_text")]
+    pub severity: Severity,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Dropped {
+    /// The rule that drops, or [`RuleName::UNROUTED`].
+    #[serde(serialize_with = "as_text")]
+    pub rule: RuleName,
+    pub reason: String,
+}
+
+impl RuleSet {
+    /// Builds the index: some 10 ms for ten thousand rules, 0.3 s for a hundred thousand. Names must be unique, and none may be
+    /// [`RuleName::UNROUTED`]; of equal ones [`rule`](Self::rule) finds the first.
+    pub fn new(rules: Vec<Rule>, unrouted: Action, default_severity: Severity) -> Self {
+        let by_name = rules.iter().enumerate().rev().map(|(at, rule)| (rule.name.clone(), at)).collect();
+        Self {
+            index: Index::new(&rules),
+            by_name,
+            rules,
+            unrouted,
+            unrouted_name: RuleName::UNROUTED.into(),
+            default_severity,
+        }
+    }
+
+    pub fn route(&self, event: &Event) -> Route {
+        let candidates = self.index.candidates(event.key.as_str());
+        self.read(event, candidates.into_iter().map(|at| &self.rules[at]), |_| ())
+    }
+
+    /// The same reading, of every rule, with what became of each.
+    pub fn explain(&self, event: &Event) -> Explanation {
+        let mut checks = Vec::new();
+        let route = self.read(event, &self.rules, |check| checks.push(check.map_err(WhyNot::from)));
+        Explanation::new(self, checks, route)
+    }
+
+    pub fn rule(&self, name: &str) -> Option<&Rule> {
+        self.by_name.get(name).map(|&at| &self.rules[at])
+    }
+
+    /// In the order in which they are read.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    pub fn unrouted(&self) -> &Action {
+        &self.unrouted
+    }
+
+    pub fn default_severity(&self) -> Severity {
+        self.default_severity
+    }
+
+    /// Reads these rules until one ends the reading. `saw` hears of each rule read, in order.
+    fn read<'a>(
+        &'a self,
+        event: &'a Event,
+        rules: impl IntoIterator<Item = &'a Rule>,
+        mut saw: impl FnMut(Result<(), Mismatch<'a>>),
+    ) -> Route {
+        let mut route = Route::default();
+        let mut unrouted = true;
+        for rule in rules {
+            let check = rule.check(event);
+            let matches = check.is_ok();
+            saw(check);
+            if matches {
+                unrouted = false;
+                route.add(&rule.action, &rule.name, rule.severity.unwrap_or(self.default_severity));
+                if rule.ends_reading() {
+                    break;
+                }
+            }
+        }
+        if unrouted {
+            route.add(&self.unrouted, &self.unrouted_name, self.default_severity);
+        }
+        route
+    }
+}
+
+impl Rule {
+    /// Whether no rule below is read once this one matched.
+    pub fn ends_reading(&self) -> bool {
+        self.stop || matches!(self.action, Action::Drop { .. })
+    }
+
+    fn check<'a>(&'a self, event: &'a Event) -> Result<(), Mismatch<'a>> {
+        if let Some(keys) = &self.keys {
+            match keys.verdict(event.key.as_str()) {
+                KeyVerdict::Matched => {}
+                KeyVerdict::Unmatched => return Err(Mismatch::KeyUnmatched(keys)),
+                KeyVerdict::Excluded(by) => return Err(Mismatch::KeyExcluded(by)),
+            }
+        }
+        match self.conditions.iter().find(|condition| !condition.matches(event)) {
+            Some(condition) => Err(Mismatch::Field { condition, found: event.field(condition.field()) }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The first thing that keeps a rule from matching. Borrowed: on the daemon's path it is made and thrown away.
+enum Mismatch<'a> {
+    KeyUnmatched(&'a KeyPatterns),
+    KeyExcluded(&'a KeyPattern),
+    Field { condition: &'a Condition, found: Option<&'a Value> },
+}
+
+impl Route {
+    fn add(&mut self, action: &Action, rule: &RuleName, severity: Severity) {
+        match action {
+            Action::Send(destinations) => {
+                for destination in destinations {
+                    if !self.owed.iter().any(|owed| owed.destination == *destination) {
+                        self.owed.push(Owed { destination: destination.clone(), rule: rule.clone(), severity });
+                    }
+                }
+            }
+            Action::Drop { reason } => self.dropped = Some(Dropped { rule: rule.clone(), reason: reason.clone() }),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+impl fmt::Debug for RuleSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RuleSet").field("rules", &self.rules).field("unrouted", &self.unrouted).finish_non_exhaustive()
+    }
+}
+
+fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::{select, subsequence};
+    use serde_json::json;
+
+    use super::*;
+
+    fn keys(patterns: &[&str]) -> Option<KeyPatterns> {
+        (!patterns.is_empty()).then(|| KeyPatterns::parse(patterns).unwrap())
+    }
+
+    fn send(destinations: &[&str]) -> Action {
+        Action::Send(destinations.iter().map(|&name| name.into()).collect())
+    }
+
+    fn drop_for(reason: &str) -> Action {
+        Action::Drop { reason: reason.to_owned() }
+    }
+
+    fn rule(name: &str, patterns: &[&str], conditions: &[(&str, &[&str])], action: Action) -> Rule {
+        Rule {
+            name: name.into(),
+            keys: keys(patterns),
+            conditions: conditions.iter().map(|(field, list)| Condition::parse(field, list).unwrap()).collect(),
+            severity: None,
+            action,
+            stop: false,
+            template: None,
+            runbook: None,
+            place: Place { file: "rules.yaml".into(), line: 1 },
+        }
+    }
+
+    fn event(key: &str, fields: Value) -> Event {
+        let mut body = json!({"event_id": "1", "key": key});
+        let Value::Object(fields) = fields else { panic!("fields are an object") };
+        body.as_object_mut().unwrap().extend(fields);
+        Event::from_value(body).unwrap()
+    }
+
+    /// `destination<rule/severity …`, then what was dropped.
+    fn told(route: &Route) -> String {
+        let owed = route.owed.iter().map(|owed| format!("{}<{}/{}", owed.destination, owed.rule, owed.severity));
+        let dropped = route.dropped.iter().map(|dropped| format!("{} drops: {}", dropped.rule, dropped.reason));
+        owed.chain(dropped).collect::<Vec<_>>().join(" ")
+    }
+
+    fn rules() -> RuleSet {
+        let critical = Rule {
+            severity: Some(Severity::Critical),
+            ..rule("pci", &["pci-report-*"], &[("expires_in_days", &["<=14"])], send(&["slack", "mail"]))
+        };
+        let stopper =
+            Rule { stop: true, ..rule("ports", &["firewall-port-*"], &[("port", &["22"])], send(&["teams"])) };
+        let rules = vec![
+            rule("certificates", &["website-cert-*", "!website-cert-new-issuer"], &[], send(&["slack"])),
+            critical,
+            rule("everything-pci", &["pci-*"], &[], send(&["mail", "archive"])),
+            stopper,
+            rule("scan-chatter", &["*-scan-{start,finish}"], &[], drop_for("on the dashboard")),
+            rule("production", &[], &[("target", &["*.example.org"])], send(&["teams"])),
+            rule("hosts", &["!website-*"], &[("target", &["-"])], send(&["archive"])),
+        ];
+        RuleSet::new(rules, send(&["catch-all"]), Severity::Low)
+    }
+
+    #[test]
+    fn routes() {
+        let cases = [
+            ("website-cert-risk", json!({"target": "x"}), "slack<certificates/low"),
+            ("website-cert-new-issuer", json!({"target": "x"}), "catch-all<unrouted/low"),
+            ("website-cert-risk", json!({"target": "a.example.org"}), "slack<certificates/low teams<production/low"),
+            (
+                "pci-report-due",
+                json!({"expires_in_days": 7, "target": "x"}),
+                "slack<pci/critical mail<pci/critical archive<everything-pci/low",
+            ),
+            ("pci-report-due", json!({"expires_in_days": "30"}), "mail<everything-pci/low archive<everything-pci/low"),
+            ("firewall-port-add", json!({"port": 22, "target": "a.example.org"}), "teams<ports/low"),
+            ("firewall-port-add", json!({"port": 80, "target": "a.example.org"}), "teams<production/low"),
+            ("target-scan-start", json!({"target": "a.example.org"}), "scan-chatter drops: on the dashboard"),
+            ("new-thing", json!({}), "archive<hosts/low"),
+            ("website-new", json!({}), "catch-all<unrouted/low"),
+        ];
+        let rules = rules();
+        for (key, fields, expected) in cases {
+            let event = event(key, fields);
+            assert_eq!(told(&rules.route(&event)), expected, "{event:?}");
+            assert_eq!(rules.explain(&event).route, rules.route(&event));
+        }
+    }
+
+    #[test]
+    fn a_drop_keeps_what_is_owed_and_ends_the_reading() {
+        let rules = vec![
+            rule("first", &["a"], &[], send(&["slack", "slack"])),
+            rule("second", &["a"], &[], drop_for("enough")),
+            rule("third", &["a"], &[], send(&["mail"])),
+        ];
+        let rules = RuleSet::new(rules, drop_for("nobody asked"), Severity::Info);
+        assert_eq!(told(&rules.route(&event("a", json!({})))), "slack<first/info second drops: enough");
+        assert_eq!(told(&rules.route(&event("b", json!({})))), "unrouted drops: nobody asked");
+    }
+
+    #[test]
+    fn a_set_without_rules_leaves_all_to_unrouted() {
+        let rules = RuleSet::new(Vec::new(), send(&["catch-all"]), Severity::High);
+        assert_eq!(told(&rules.route(&event("a", json!({})))), "catch-all<unrouted/high");
+    }
+
+    #[test]
+    fn rules_are_found_by_name() {
+        let rules = rules();
+        assert_eq!(rules.rule("pci").map(|rule| rule.severity), Some(Some(Severity::Critical)));
+        assert!(rules.rule("unrouted").is_none());
+        assert_eq!(rules.rules().len(), 7);
+    }
+
+    /// What the file says, with neither index nor shared reading.
+    fn reference(rules: &RuleSet, event: &Event) -> (Vec<RuleName>, Route) {
+        let (mut matched, mut route) = (Vec::new(), Route::default());
+        for rule in rules.rules() {
+            let key = rule.keys.as_ref().is_none_or(|keys| keys.matches(event.key.as_str()));
+            if !key || !rule.conditions.iter().all(|condition| condition.matches(event)) {
+                continue;
+            }
+            matched.push(rule.name.clone());
+            match &rule.action {
+                Action::Drop { reason } => {
+                    route.dropped = Some(Dropped { rule: rule.name.clone(), reason: reason.clone() });
+                    break;
+                }
+                Action::Send(destinations) => {
+                    for destination in destinations {
+                        if route.owed.iter().all(|owed| owed.destination != *destination) {
+                            let severity = rule.severity.unwrap_or(Severity::Medium);
+                            let (destination, rule) = (destination.clone(), rule.name.clone());
+                            route.owed.push(Owed { destination, rule, severity });
+                        }
+                    }
+                }
+            }
+            if rule.stop {
+                break;
+            }
+        }
+        if matched.is_empty() {
+            route.dropped = Some(Dropped { rule: RuleName::UNROUTED.into(), reason: "none".to_owned() });
+        }
+        (matched, route)
+    }
+
+    const KEYS: [&str; 8] = ["a", "ab", "a-b", "b-a", "aa-bb", "web-a", "web-b", "b"];
+    const PATTERNS: [&str; 18] = [
+        "*",
+        "a*",
+        "*a",
+        "*-*",
+        "a",
+        "ab",
+        "{a,b}",
+        "{a-,web-}*",
+        "web-?",
+        "?",
+        "[ab]*",
+        "*b*",
+        "a-{b,}",
+        "!a*",
+        "!*-b",
+        "!ab",
+        "!{a,b}",
+        "!?",
+    ];
+
+    fn any_rule() -> impl Strategy<Value = Rule> {
+        let conditions = select(vec![
+            ("n", vec!["5"]),
+            ("n", vec!["!5"]),
+            ("n", vec!["1-4", "-"]),
+            ("s", vec!["x*"]),
+            ("s", vec!["-"]),
+            ("s", vec!["~y", "!xy"]),
+        ]);
+        let destinations = subsequence(vec!["d1", "d2", "d3"], 1..=3).prop_map(|names| send(&names));
+        let action = prop_oneof![5 => destinations, 1 => Just(drop_for("why"))];
+        let severity = prop::option::of(select(Severity::ALL.to_vec()));
+        (
+            prop::collection::vec(select(PATTERNS.to_vec()), 0..4),
+            prop::collection::vec(conditions, 0..3),
+            (action, prop::bool::weighted(0.15), severity),
+        )
+            .prop_map(|(patterns, conditions, (action, stop, severity))| {
+                let conditions: Vec<_> = conditions.iter().map(|(field, list)| (*field, list.as_slice())).collect();
+                Rule { severity, stop, ..rule("", &patterns, &conditions, action) }
+            })
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        let numbers = select(vec![json!(null), json!(5), json!("3"), json!([1, 5]), json!("none")]);
+        let texts = select(vec![json!(""), json!("x"), json!("xy"), json!("Y"), json!({"s": "x"})]);
+        (select(KEYS.to_vec()), numbers, texts).prop_map(|(key, n, s)| event(key, json!({"n": n, "s": s})))
+    }
+
+    proptest! {
+        #[test]
+        fn explain_is_route_is_the_plain_reading(
+            rules in prop::collection::vec(any_rule(), 0..12),
+            events in prop::collection::vec(any_event(), 1..8),
+        ) {
+            let named = rules.into_iter().enumerate();
+            let rules = named.map(|(at, rule)| Rule { name: format!("r{at}").as_str().into(), ..rule }).collect();
+            let rules = RuleSet::new(rules, drop_for("none"), Severity::Medium);
+            for event in events {
+                let (matched, route) = reference(&rules, &event);
+                prop_assert_eq!(&rules.route(&event), &route);
+                let explanation = rules.explain(&event);
+                prop_assert_eq!(&explanation.route, &route);
+                prop_assert_eq!(explanation.rules.len(), rules.rules().len());
+                let explained = explanation.rules.iter().filter(|rule| matches!(rule.verdict, Verdict::Matched { .. }));
+                prop_assert_eq!(explained.map(|rule| rule.rule.clone()).collect::<Vec<_>>(), matched.clone());
+                prop_assert_eq!(explanation.unrouted.is_some(), matched.is_empty());
+                // Each destination is owed by exactly the rule that the route names.
+                for rule in &explanation.rules {
+                    let Verdict::Matched { effect: Effect::Send { to }, .. } = &rule.verdict else { continue };
+                    for told in to {
+                        let owed = route.owed.iter().find(|owed| owed.destination == told.destination);
+                        prop_assert_eq!(owed.map(|owed| &owed.rule), Some(told.already.as_ref().unwrap_or(&rule.rule)));
+                    }
+                }
+            }
+        }
+    }
+}
