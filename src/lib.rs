@@ -36,3 +36,4 @@ pub mod telemetry;
 
 pub mod rate;
 pub mod routing;
+pub mod store;

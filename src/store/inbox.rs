@@ -1,0 +1,174 @@
+//! Events taken in: seen once, and on disk together with what they owe.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{Store, StoreError, outbox};
+use crate::model::{DestinationName, Event, EventId, EventKey, RuleName, Severity, SourceName, Timestamp};
+
+/// An event with all that follows from it, ready to be committed.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    pub id: EventId,
+    pub key: EventKey,
+    /// The record as JSON.
+    pub body: String,
+    pub owed: Vec<NewDelivery>,
+    /// The rule that drops it, and its reason.
+    pub dropped: Option<(RuleName, String)>,
+}
+
+impl NewEvent {
+    pub fn new(event: &Event, owed: Vec<NewDelivery>, dropped: Option<(RuleName, String)>) -> Self {
+        // A map with text keys always serialises.
+        let body = serde_json::to_string(event.body()).unwrap_or_default();
+        Self { id: event.id.clone(), key: event.key.clone(), body, owed, dropped }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct NewDelivery {
+    pub destination: DestinationName,
+    pub rule: RuleName,
+    pub severity: Severity,
+}
+
+/// What became of a list of events. `new + duplicate` is its length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    pub new: usize,
+    pub duplicate: usize,
+    /// Deliveries made.
+    pub queued: usize,
+    /// New events that a rule dropped.
+    pub dropped: usize,
+}
+
+impl Store {
+    /// Takes events in, all or none. When this returns, they and their deliveries are on disk; an event whose id is known
+    /// changes nothing. An id that was only remembered by [`remember`](Self::remember) counts as new. The second value tells
+    /// of each event whether it was new.
+    pub async fn accept(
+        &self,
+        source: &SourceName,
+        events: Arc<[NewEvent]>,
+        now: Timestamp,
+    ) -> Result<(Accepted, Vec<bool>), StoreError> {
+        let source = source.clone();
+        self.write_and_wake(move |db, touched| {
+            let mut accepted = Accepted::default();
+            let mut fresh = Vec::with_capacity(events.len());
+            for event in &*events {
+                fresh.push(mark_seen(db, &event.id, false, now)?);
+                if fresh.last() == Some(&false) {
+                    accepted.duplicate += 1;
+                    continue;
+                }
+                accepted.new += 1;
+                accepted.dropped += usize::from(event.dropped.is_some() && event.owed.is_empty());
+                accepted.queued += event.owed.len();
+                insert(db, &source, event, now, touched)?;
+            }
+            Ok((accepted, fresh))
+        })
+        .await
+    }
+
+    /// Marks events as seen without sending anything; returns how many were not known before.
+    pub async fn remember(&self, ids: Vec<EventId>, now: Timestamp) -> Result<usize, StoreError> {
+        self.write(move |db| {
+            let mut new = 0;
+            for id in &ids {
+                new += usize::from(mark_seen(db, id, true, now)?);
+            }
+            Ok(new)
+        })
+        .await
+    }
+
+    /// Which of these ids are not known, neither as events nor as remembered.
+    pub async fn unseen(&self, ids: Vec<EventId>) -> Result<HashSet<EventId>, StoreError> {
+        self.read(move |db| {
+            let mut find = db.prepare_cached("SELECT 1 FROM seen WHERE event_id = ?1")?;
+            let mut unseen = HashSet::new();
+            for id in ids {
+                if !find.exists([id.as_str()])? {
+                    unseen.insert(id);
+                }
+            }
+            Ok(unseen)
+        })
+        .await
+    }
+
+    /// Whether the first run of this source is over.
+    pub async fn baseline_done(&self, source: &SourceName) -> Result<bool, StoreError> {
+        let source = source.clone();
+        self.read(move |db| {
+            let done = db
+                .prepare_cached("SELECT baseline_done FROM source WHERE name = ?1")?
+                .query_row([source.as_str()], |row| row.get::<_, bool>(0))
+                .optional()?;
+            Ok(done.unwrap_or(false))
+        })
+        .await
+    }
+
+    pub async fn set_baseline_done(&self, source: &SourceName) -> Result<(), StoreError> {
+        let source = source.clone();
+        self.write(move |db| {
+            db.prepare_cached(
+                "INSERT INTO source (name, baseline_done) VALUES (?1, 1) ON CONFLICT (name) DO UPDATE SET baseline_done = 1",
+            )?
+            .execute([source.as_str()])
+            .map(drop)
+        })
+        .await
+    }
+}
+
+/// Whether the id is new. An event also counts as new where only a baseline knew its id.
+fn mark_seen(db: &Connection, id: &EventId, baseline: bool, now: Timestamp) -> rusqlite::Result<bool> {
+    let changed = db
+        .prepare_cached(
+            "INSERT INTO seen (event_id, first_seen_at, baseline) VALUES (?1, ?2, ?3)
+             ON CONFLICT (event_id) DO UPDATE SET baseline = 0 WHERE baseline = 1 AND excluded.baseline = 0",
+        )?
+        .execute(params![id.as_str(), now.as_millis(), baseline])?;
+    Ok(changed > 0)
+}
+
+fn insert(
+    db: &Connection,
+    source: &SourceName,
+    event: &NewEvent,
+    now: Timestamp,
+    touched: &mut Vec<i64>,
+) -> rusqlite::Result<()> {
+    let (dropped_by, drop_reason) = match &event.dropped {
+        Some((rule, reason)) => (Some(rule.as_str()), Some(reason.as_str())),
+        None => (None, None),
+    };
+    let row: i64 = db
+        .prepare_cached(
+            "INSERT INTO event (event_id, key, source, received_at, body, dropped_by, drop_reason)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .insert(params![
+            event.id.as_str(),
+            event.key.as_str(),
+            source.as_str(),
+            now.as_millis(),
+            event.body,
+            dropped_by,
+            drop_reason
+        ])?;
+    for owed in &event.owed {
+        let destination = outbox::destination_id(db, owed.destination.as_str())?;
+        outbox::enqueue(db, row, destination, owed, now)?;
+        touched.push(destination);
+    }
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! One process owns a state directory: an advisory lock on a file in it, which also says who holds it and where it listens.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::StoreError;
+
+/// The lock file in the state directory.
+const FILE_NAME: &str = "relay.lock";
+/// How often, and after what pause, to try again. A command that asks whether a relay runs, or opens the store of a stopped
+/// one, has the lock for a moment; so has a relay that is ending.
+const TRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Held until dropped, and by the kernel until the process is gone: a crash never leaves it behind.
+pub struct Lock {
+    file: Mutex<File>,
+    path: PathBuf,
+}
+
+/// What the lock file says of its holder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Holder {
+    pub pid: u32,
+    /// The admin listener's address, once it is bound: `127.0.0.1:8791` or `unix:/run/…`.
+    pub admin: Option<String>,
+    /// The webhook listeners' addresses.
+    #[serde(default)]
+    pub webhooks: Vec<String>,
+}
+
+impl Lock {
+    /// Waits two seconds at most.
+    pub(super) fn take(directory: &Path) -> Result<Self, StoreError> {
+        let path = directory.join(FILE_NAME);
+        let failed = |error: std::io::Error| StoreError::Open { path: path.clone(), cause: Arc::new(error) };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        let mut tries = 1;
+        let mut locked = file.try_lock();
+        while matches!(locked, Err(TryLockError::WouldBlock)) && tries < TRIES {
+            std::thread::sleep(PAUSE);
+            locked = file.try_lock();
+            tries += 1;
+        }
+        match locked {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let holder = Self::holder(directory).map_or_else(
+                    || "another process".to_owned(),
+                    |holder| format!("process {} (halo-relay)", holder.pid),
+                );
+                return Err(StoreError::Locked { directory: directory.to_owned(), holder });
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        let lock = Self { file: Mutex::new(file), path: path.clone() };
+        lock.announce(&Holder { pid: std::process::id(), ..Holder::default() }).map_err(failed)?;
+        Ok(lock)
+    }
+
+    /// Tells other processes who holds the lock and where it listens.
+    pub fn announce(&self, holder: &Holder) -> std::io::Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = serde_json::to_string(holder)?;
+        file.rewind()?;
+        file.set_len(0)?;
+        file.write_all(text.as_bytes())
+    }
+
+    /// Who says to hold `directory`, if the lock file can be read. Whether it is still held, only taking it can tell.
+    pub fn holder(directory: &Path) -> Option<Holder> {
+        let mut text = String::new();
+        File::open(directory.join(FILE_NAME)).ok()?.take(64 * 1024).read_to_string(&mut text).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Whether some process holds `directory` now.
+    pub fn is_held(directory: &Path) -> bool {
+        File::open(directory.join(FILE_NAME))
+            .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}

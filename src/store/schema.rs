@@ -1,0 +1,90 @@
+//! The file itself: settings of the connections, migrations, and the few values that belong to the store as a whole.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+
+use super::StoreError;
+
+/// 3.7.0 to 3.51.2 can lose committed data when a checkpoint meets a writer: <https://sqlite.org/wal.html#walresetbug>.
+pub(super) const SQLITE_MIN: i32 = 3_051_003;
+
+/// In order; the schema version is how many of them have been applied. Never change one that was released.
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_initial.sql")];
+
+/// Statements kept prepared; the default of 16 is fewer than the relay uses.
+const STATEMENTS_CACHED: usize = 64;
+
+/// Write-ahead log with an fsync at each commit: `NORMAL` would lose acknowledged events at a power cut. The settings are
+/// read back, because some file systems refuse the write-ahead log without an error.
+pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    connection.execute_batch(
+        "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA mmap_size = 0; PRAGMA wal_autocheckpoint = 0;",
+    )?;
+    let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+    if mode != "wal" || synchronous != 2 {
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
+            Some(format!(
+                "this file system does not take a write-ahead log (journal mode {mode}, synchronous {synchronous})"
+            )),
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn set_up_reader(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.execute_batch("PRAGMA query_only = ON; PRAGMA mmap_size = 0;")
+}
+
+/// Forward only, one transaction each. A file that a newer version has written is refused.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let failed = |error: rusqlite::Error| StoreError::Open { path: path.to_owned(), cause: Arc::new(error) };
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+    if found > known || found < 0 {
+        return Err(StoreError::NewerSchema { path: path.to_owned(), found, known });
+    }
+    for (version, sql) in (1_i64..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+        let apply = |connection: &mut Connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction.execute_batch(sql)?;
+            transaction.pragma_update(None, "user_version", version)?;
+            transaction.commit()
+        };
+        apply(connection).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// The store's random name, made at its first opening.
+pub(super) fn instance(connection: &Connection) -> rusqlite::Result<String> {
+    let found: Option<String> =
+        connection.query_row("SELECT value FROM meta WHERE name = 'instance'", [], |row| row.get(0)).optional()?;
+    if let Some(instance) = found {
+        return Ok(instance);
+    }
+    let instance: String = connection.query_row("SELECT lower(hex(randomblob(8)))", [], |row| row.get(0))?;
+    connection.execute("INSERT INTO meta (name, value) VALUES ('instance', ?1)", [&instance])?;
+    Ok(instance)
+}
+
+/// When the store was last known to be in use.
+pub(super) const ALIVE_AT: &str = "alive_at";
+
+pub(super) fn meta(connection: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
+    connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0)).optional()
+}
+
+pub(super) fn set_meta(connection: &Connection, name: &str, value: i64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2")?
+        .execute(rusqlite::params![name, value])
+        .map(drop)
+}
