@@ -35,5 +35,6 @@ pub mod serve;
 pub mod telemetry;
 
 pub mod rate;
+pub mod render;
 pub mod routing;
 pub mod store;

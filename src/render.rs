@@ -1,0 +1,564 @@
+//! From an event to what a channel shows: templates in, [`Content`] out. Pure; the only I/O is reading template files.
+//!
+//! What this promises:
+//! - **Event text is hostile and stays text.** It never becomes markup, a mention, a link, a mail header or JSON structure.
+//!   Two defences, each enough alone for most of it: `context` makes all text safe to show before a template sees it, and
+//!   every printed value is escaped for the very place where it lands (`taint`), or refused there. Only literals in
+//!   templates, and configuration, can be markup.
+//! - **A template mistake is found at load.** Templates are linted (`template`), then tried on plain, empty and hostile
+//!   sample events. If one fails later all the same, [`plain`] renders without a template and cannot fail.
+//! - **Limits are kept.** Output is bounded, and brought within each channel's limits; what is cut is marked with `…`.
+//!
+//! ```text
+//!  Event ─► Context ─► handlebars ─► JSON with marked values ─► each value written for its place ─► limits ─► Content
+//! ```
+//!
+//! Templates are files `CHANNEL/NAME.hbs`; for email `email/NAME.subject.hbs`, `.text.hbs` and `.html.hbs`, of which missing
+//! ones are taken from `default` (an empty HTML part means none). Files whose names begin with `_` are partials.
+
+mod context;
+mod email;
+mod helpers;
+mod html;
+mod slack;
+mod taint;
+mod teams;
+mod template;
+mod text;
+mod webhook;
+
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod snapshot_tests;
+mod trial;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::io::{self, Read as _, Write};
+use std::path::{Path, PathBuf};
+
+use handlebars::{Handlebars, Template};
+use serde_json::{Value, json};
+
+pub use self::context::{Circumstances, Context, is_runbook_url};
+use self::template::{Facts, Finding};
+use crate::model::{Channel, Content};
+
+/// The name used where neither rule nor destination names a template.
+pub const DEFAULT: &str = "default";
+/// The most one template may render, in bytes, marks and escapes included.
+const OUTPUT_BYTES_MAX: usize = 256 * 1024;
+
+/// All templates, checked and compiled.
+#[derive(Debug)]
+pub struct Renderer {
+    formats: BTreeMap<Format, Templates>,
+}
+
+/// What is wrong with a template file, and where (from 1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateError {
+    /// The file; `None` for a built-in template.
+    pub path: Option<PathBuf>,
+    /// `None` when the file belongs to no channel.
+    pub channel: Option<Channel>,
+    /// The file's name within its channel, like `default.html`.
+    pub name: String,
+    pub line: usize,
+    pub column: usize,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+impl fmt::Display for TemplateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.path {
+            Some(path) => write!(f, "{}", path.display())?,
+            None => write!(f, "built-in template {}", self.name)?,
+        }
+        write!(f, ":{}:{}: {}", self.line, self.column, self.message)?;
+        self.help.iter().try_for_each(|help| write!(f, " ({help})"))
+    }
+}
+
+impl std::error::Error for TemplateError {}
+
+/// Why an event could not be rendered. The message names the template and the place, never what an event says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("template {template}{place}: {message}")]
+pub struct RenderError {
+    /// Channel and file, like `email/default.html`.
+    pub template: String,
+    pub place: Place,
+    pub message: String,
+}
+
+/// Where in a template, or in what it rendered, an error was met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    Whole,
+    Line {
+        line: usize,
+        column: usize,
+    },
+    /// A line of the rendered text.
+    Rendered {
+        line: usize,
+    },
+    /// A JSON pointer into the rendered document.
+    Pointer(String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole => Ok(()),
+            Self::Line { line, column } => write!(f, " line {line}, column {column}"),
+            Self::Rendered { line } => write!(f, " (line {line} of what it rendered)"),
+            Self::Pointer(pointer) => write!(f, " at {pointer}"),
+        }
+    }
+}
+
+impl Renderer {
+    /// The templates that are compiled in.
+    #[expect(clippy::missing_panics_doc, reason = "the tests load what is compiled in")]
+    pub fn builtin() -> Self {
+        #[expect(clippy::expect_used, reason = "compiled-in templates that every test run loads")]
+        Self::load(None).expect("the built-in templates are in order")
+    }
+
+    /// The built-in templates, replaced file by file by those under `dir`. All problems are reported, not the first alone.
+    pub fn load(dir: Option<&Path>) -> Result<Self, Vec<TemplateError>> {
+        let mut sources = builtin_sources();
+        let mut errors = Vec::new();
+        if let Some(dir) = dir {
+            for found in read_dir(dir) {
+                match found {
+                    Ok(source) => sources.push(source),
+                    Err(error) => errors.push(error),
+                }
+            }
+        }
+        let mut formats = BTreeMap::new();
+        for format in Format::ALL {
+            // A later source of the same name replaces the earlier one.
+            let own = sources.iter().filter(|source| source.format == format);
+            let own: BTreeMap<_, _> = own.map(|source| (source.name.clone(), source)).collect();
+            match Templates::compile(format, &own) {
+                Ok(templates) => drop(formats.insert(format, templates)),
+                Err(found) => errors.extend(found),
+            }
+        }
+        if errors.is_empty() {
+            let renderer = Self { formats };
+            errors = trial::run(&renderer, &sources);
+            if errors.is_empty() {
+                return Ok(renderer);
+            }
+        }
+        Err(errors)
+    }
+
+    /// Whether a rule or destination may name this template.
+    pub fn has(&self, channel: Channel, name: &str) -> bool {
+        self.names(channel).any(|known| known == name)
+    }
+
+    /// The templates of a channel, in alphabetical order.
+    pub fn names(&self, channel: Channel) -> impl Iterator<Item = &str> {
+        let formats = Format::ALL.into_iter().filter(move |format| format.channel() == channel);
+        let names = formats.filter_map(|format| self.formats.get(&format)).flat_map(|templates| templates.read.keys());
+        names.map(String::as_str).filter(|name| !is_partial(name)).collect::<BTreeSet<_>>().into_iter()
+    }
+
+    /// Renders one message. On an error the caller sends [`plain`] instead.
+    pub fn render(&self, channel: Channel, name: &str, context: &Context) -> Result<Content, RenderError> {
+        if !self.has(channel, name) {
+            let template = format!("{channel}/{name}");
+            return Err(RenderError { template, place: Place::Whole, message: "there is no such template".to_owned() });
+        }
+        let allowed = context.allowed();
+        match channel {
+            Channel::Slack => self.json(Format::Slack, name, context, |document| {
+                let mut message = taint::resolve(document, &|spot, pieces| slack::write(spot, pieces, allowed))?;
+                slack::fit(&mut message).map(|()| message).map_err(Fault::Limit)
+            }),
+            Channel::Teams => self.json(Format::Teams, name, context, |document| {
+                let mut card = taint::resolve(document, &|spot, pieces| teams::write(spot, pieces, allowed))?;
+                teams::fit(&mut card).map(|()| card).map_err(Fault::Limit)
+            }),
+            Channel::Webhook => self.json(Format::Webhook, name, context, |document| {
+                let body = taint::resolve(document, &|spot, pieces| Ok(webhook::write(spot, &pieces)))?;
+                webhook::fit(&body).map(|()| body).map_err(Fault::Limit)
+            }),
+            Channel::Email => self.mail(name, context),
+        }
+    }
+
+    fn json(
+        &self,
+        format: Format,
+        name: &str,
+        context: &Context,
+        finish: impl FnOnce(&Value) -> Result<Value, Fault>,
+    ) -> Result<Content, RenderError> {
+        let rendered = self.rendered(format, name, context)?;
+        let document = taint::parse(&rendered).map_err(Fault::NotJson);
+        document.and_then(|document| finish(&document)).map(Content::Json).map_err(|fault| fault.of(format, name))
+    }
+
+    fn mail(&self, name: &str, context: &Context) -> Result<Content, RenderError> {
+        let part = |format| {
+            let rendered = self.rendered(format, name, context)?;
+            Ok::<_, RenderError>(email::unmarked(&rendered, context.allowed()))
+        };
+        let mut subject = email::subject(&part(Format::Subject)?);
+        if subject.is_empty() {
+            // As of `{{event.subject}}`, when the event has none.
+            subject = email::subject(context.text("headline").unwrap_or_default());
+        }
+        let html = part(Format::Html)?;
+        let html = (!html.trim().is_empty()).then(|| email::body(&html));
+        Ok(Content::Mail { subject, text: email::body(&part(Format::Text)?), html })
+    }
+
+    fn rendered(&self, format: Format, name: &str, context: &Context) -> Result<String, RenderError> {
+        let missing = || Fault::Limit("there is no such template".to_owned()).of(format, name);
+        let templates = self.formats.get(&format).ok_or_else(missing)?;
+        let name = if templates.read.contains_key(name) { name } else { DEFAULT };
+        templates.render(format, name, context)
+    }
+}
+
+/// The small plain message: no template, cannot fail. Headline, link, footer.
+/// Sent when rendering failed or when the channel refused the content.
+pub fn plain(channel: Channel, context: &Context) -> Content {
+    match channel {
+        Channel::Slack => Content::Json(slack::plain(context)),
+        Channel::Teams => Content::Json(teams::plain(context)),
+        Channel::Email => email::plain(context),
+        Channel::Webhook => Content::Json(webhook::plain(context)),
+    }
+}
+
+/// A kind of template file: each has its own way of escaping, and so its own registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Format {
+    Slack,
+    Teams,
+    Webhook,
+    Subject,
+    Text,
+    Html,
+}
+
+impl Format {
+    const ALL: [Self; 6] = [Self::Slack, Self::Teams, Self::Webhook, Self::Subject, Self::Text, Self::Html];
+
+    const fn channel(self) -> Channel {
+        match self {
+            Self::Slack => Channel::Slack,
+            Self::Teams => Channel::Teams,
+            Self::Webhook => Channel::Webhook,
+            Self::Subject | Self::Text | Self::Html => Channel::Email,
+        }
+    }
+
+    /// What stands between a mail template's name and `.hbs`.
+    const fn part(self) -> Option<&'static str> {
+        match self {
+            Self::Subject => Some("subject"),
+            Self::Text => Some("text"),
+            Self::Html => Some("html"),
+            Self::Slack | Self::Teams | Self::Webhook => None,
+        }
+    }
+
+    fn file(self, name: &str) -> String {
+        self.part().map_or_else(|| name.to_owned(), |part| format!("{name}.{part}"))
+    }
+
+    const fn is_json(self) -> bool {
+        self.part().is_none()
+    }
+
+    /// How a printed value is written.
+    const fn escape(self) -> fn(&str) -> String {
+        match self {
+            Self::Slack | Self::Teams | Self::Webhook => taint::mark,
+            Self::Subject | Self::Text => email::mark_line,
+            Self::Html => email::mark_html,
+        }
+    }
+}
+
+fn is_partial(name: &str) -> bool {
+    name.starts_with('_')
+}
+
+/// One template file.
+#[derive(Clone, Debug)]
+struct Source {
+    format: Format,
+    name: String,
+    path: Option<PathBuf>,
+    text: String,
+}
+
+impl Source {
+    fn error(&self, line: usize, column: usize, message: impl Into<String>, help: Option<String>) -> TemplateError {
+        TemplateError {
+            path: self.path.clone(),
+            channel: Some(self.format.channel()),
+            name: self.format.file(&self.name),
+            line,
+            column,
+            message: message.into(),
+            help,
+        }
+    }
+}
+
+/// The templates of one format.
+#[derive(Debug)]
+struct Templates {
+    registry: Handlebars<'static>,
+    /// What is known of each.
+    read: BTreeMap<String, Facts>,
+}
+
+impl Templates {
+    fn compile(format: Format, sources: &BTreeMap<String, &Source>) -> Result<Self, Vec<TemplateError>> {
+        let mut registry = Handlebars::new();
+        registry.set_strict_mode(true);
+        registry.set_prevent_indent(true);
+        registry.register_escape_fn(format.escape());
+        helpers::register(&mut registry, format == Format::Webhook);
+        let mut errors = Vec::new();
+        let mut parsed: BTreeMap<String, Template> = BTreeMap::new();
+        for (name, source) in sources {
+            if let Err(error) = parse(&mut registry, source) {
+                errors.push(error);
+            } else if let Some(template) = registry.get_template(name) {
+                parsed.insert(name.clone(), template.clone());
+            }
+        }
+        let located = |finding: Finding| {
+            let source = sources.get(&finding.file)?;
+            Some(source.error(finding.line, finding.column, finding.message, finding.help))
+        };
+        // While a partial may reach itself nothing may follow it.
+        let findings = template::check_partials(&parsed);
+        if !errors.is_empty() || !findings.is_empty() {
+            errors.extend(findings.into_iter().filter_map(located));
+            return Err(errors);
+        }
+        let context = trial::context_of(format);
+        let (mut read, mut findings) = (BTreeMap::new(), BTreeSet::new());
+        // A partial is read where it is included: only there is known what its names stand for.
+        for name in parsed.keys().filter(|name| !is_partial(name)) {
+            let (facts, found) =
+                template::read(name, &parsed, &context, format == Format::Html, format == Format::Webhook);
+            read.insert(name.clone(), facts);
+            findings.extend(found);
+        }
+        let errors: Vec<_> = findings.into_iter().filter_map(located).collect();
+        if errors.is_empty() { Ok(Self { registry, read }) } else { Err(errors) }
+    }
+
+    fn render(&self, format: Format, name: &str, context: &Context) -> Result<String, RenderError> {
+        let none = Facts::default();
+        let data = context.as_read(self.read.get(name).unwrap_or(&none), format == Format::Webhook);
+        let mut out = Bounded { bytes: Vec::new() };
+        self.registry.render_with_context_to_write(name, &data, &mut out).map_err(|error| {
+            let place = match (error.line_no, error.column_no) {
+                (Some(line), Some(column)) => Place::Line { line, column },
+                _ => Place::Whole,
+            };
+            let file = error.template_name.as_deref().unwrap_or(name);
+            let template = format!("{}/{}", format.channel(), format.file(file));
+            RenderError { template, place, message: in_our_words(&error) }
+        })?;
+        // Both the template and the values are text, and whole writes are bounded, so this loses nothing.
+        Ok(String::from_utf8_lossy(&out.bytes).into_owned())
+    }
+}
+
+fn in_our_words(error: &handlebars::RenderError) -> String {
+    use handlebars::RenderErrorReason as Reason;
+    match error.reason() {
+        Reason::MissingVariable(Some(name)) => format!("there is no `{name}` here"),
+        Reason::MissingVariable(None) => "there is nothing of that name here".to_owned(),
+        Reason::IOError(_) => format!("renders more than {OUTPUT_BYTES_MAX} bytes"),
+        other => other.to_string(),
+    }
+}
+
+fn parse(registry: &mut Handlebars<'static>, source: &Source) -> Result<(), TemplateError> {
+    template::check_text(&source.name, &source.text)
+        .map_err(|finding| source.error(finding.line, finding.column, finding.message, finding.help))?;
+    registry.register_template_string(&source.name, &source.text).map_err(|error| {
+        let (line, column) = error.pos().unwrap_or((1, 1));
+        source.error(line, column, error.reason().to_string().trim_end().replace('\n', " "), None)
+    })
+}
+
+/// What is wrong with rendered text, before the template's name is added.
+#[derive(Debug)]
+enum Fault {
+    NotJson(taint::NotJson),
+    Refused(taint::Refused),
+    Limit(String),
+}
+
+impl From<taint::Refused> for Fault {
+    fn from(refused: taint::Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl Fault {
+    fn of(self, format: Format, name: &str) -> RenderError {
+        let template = format!("{}/{}", format.channel(), format.file(name));
+        let (place, message) = match self {
+            Self::NotJson(taint::NotJson { line, message }) => {
+                (Place::Rendered { line }, format!("the result is not JSON: {message}"))
+            }
+            Self::Refused(taint::Refused { pointer, why }) => (Place::Pointer(pointer), why),
+            Self::Limit(message) => (Place::Whole, message),
+        };
+        RenderError { template, place, message }
+    }
+}
+
+/// Output that takes so much and no more.
+struct Bounded {
+    bytes: Vec<u8>,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + part.len() > OUTPUT_BYTES_MAX {
+            return Err(io::Error::other("output limit"));
+        }
+        self.bytes.extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn builtin_sources() -> Vec<Source> {
+    let files = [
+        (Format::Slack, include_str!("../templates/slack/default.hbs")),
+        (Format::Teams, include_str!("../templates/teams/default.hbs")),
+        (Format::Webhook, include_str!("../templates/webhook/default.hbs")),
+        (Format::Subject, include_str!("../templates/email/default.subject.hbs")),
+        (Format::Text, include_str!("../templates/email/default.text.hbs")),
+        (Format::Html, include_str!("../templates/email/default.html.hbs")),
+    ];
+    let source =
+        |(format, text): (Format, &str)| Source { format, name: DEFAULT.to_owned(), path: None, text: text.to_owned() };
+    files.into_iter().map(source).collect()
+}
+
+/// Every template file under `dir`, and every file or folder there that looks like one and is none.
+fn read_dir(dir: &Path) -> Vec<Result<Source, TemplateError>> {
+    let mut found = Vec::new();
+    match entries(dir) {
+        Err(error) => found.push(Err(unreadable(dir, &error))),
+        Ok(folders) => {
+            for folder in folders {
+                let channel = file_name(&folder).parse::<Channel>();
+                let files = entries(&folder)
+                    .unwrap_or_default()
+                    .into_iter()
+                    .filter(|path| path.extension().is_some_and(|kind| kind == "hbs"));
+                match channel {
+                    Ok(channel) => found.extend(files.map(|path| read_file(channel, path))),
+                    // Other folders are not ours to judge, unless someone misspelled a channel and would never know.
+                    Err(unknown) => found.extend(files.map(|path| Err(stray(&path, unknown.to_string())))),
+                }
+            }
+        }
+    }
+    found
+}
+
+/// What a folder holds, in order of names; nothing if it is a file.
+fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn read_file(channel: Channel, path: PathBuf) -> Result<Source, TemplateError> {
+    let file = file_name(&path);
+    let stem = file.strip_suffix(".hbs").unwrap_or(&file);
+    let parts = Format::ALL.into_iter().filter(|format| format.channel() == channel);
+    let named = parts.filter_map(|format| match format.part() {
+        None => Some((format, stem)),
+        Some(part) => stem.strip_suffix(part).and_then(|stem| stem.strip_suffix('.')).map(|name| (format, name)),
+    });
+    let good = |name: &str| {
+        let letters = name.strip_prefix('_').unwrap_or(name).bytes();
+        (1..=64).contains(&name.len())
+            && letters.clone().next().is_some_and(|first| first.is_ascii_alphanumeric())
+            && letters.clone().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, b'-' | b'_'))
+    };
+    let Some((format, name)) = named.clone().find(|(_, name)| good(name)) else {
+        let form =
+            if channel == Channel::Email { "NAME.subject.hbs, NAME.text.hbs or NAME.html.hbs" } else { "NAME.hbs" };
+        return Err(stray(
+            &path,
+            format!("{channel} templates are named {form}; names are letters, digits, `-` and `_`"),
+        ));
+    };
+    let name = name.to_owned();
+    let mut text = String::new();
+    let file = fs::File::open(&path).map_err(|error| unreadable(&path, &error))?;
+    file.take(template::BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| unreadable(&path, &error))?;
+    if text.len() as u64 > template::BYTES_MAX {
+        return Err(stray(&path, format!("a template may have {} bytes", template::BYTES_MAX)));
+    }
+    Ok(Source { format, name, path: Some(path), text })
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> TemplateError {
+    stray(path, format!("cannot be read: {error}"))
+}
+
+/// An error about a file as a whole.
+fn stray(path: &Path, message: String) -> TemplateError {
+    let channel = path.parent().and_then(|folder| file_name(folder).parse().ok());
+    let name = file_name(path);
+    let name = name.strip_suffix(".hbs").unwrap_or(&name).to_owned();
+    TemplateError { path: Some(path.to_owned()), channel, name, line: 1, column: 1, message, help: None }
+}
+
+/// A JSON document's members and their kinds, without its texts: what hostile text must not change. In chat an object's
+/// `type` and `url` belong to it; in a webhook they are texts like any other.
+fn outline(value: &Value, channel: Channel) -> Value {
+    match value {
+        Value::String(_) => json!("…"),
+        Value::Array(items) => items.iter().map(|item| outline(item, channel)).collect(),
+        Value::Object(members) => {
+            let kept = |name: &str| channel != Channel::Webhook && matches!(name, "type" | "url");
+            let member = |(name, member): (&String, &Value)| {
+                let shape = if kept(name) { member.clone() } else { outline(member, channel) };
+                (name.clone(), shape)
+            };
+            Value::Object(members.iter().map(member).collect())
+        }
+        other => other.clone(),
+    }
+}

@@ -1,0 +1,566 @@
+//! What a template may see. **This is a public contract, version 1**: members are added, never renamed or removed.
+//!
+//! | member | what it is |
+//! |---|---|
+//! | `version` | `1` |
+//! | `headline` | the line that decides: `HIGH · SSL certificate expiring · www.example.org · 7 days`; a test begins with `TEST` |
+//! | `title` | what happened, in words: `SSL certificate expiring` |
+//! | `facts` | two to five of `{label, value}`, in a fixed order for each key |
+//! | `late` | `sent 42 minutes late`, or null |
+//! | `footer` | `certificates · 7F3K`, and a word more when an earlier message may have arrived |
+//! | `severity` | `{name, word, rank, emoji, color, style}`: `high`, `HIGH`, `3`, `🟠`, `#D9730D`, `warning` (a Teams container style) |
+//! | `link` | `{url, label}` of the event at the vendor; both null when the event's address is not the vendor's |
+//! | `runbook` | the rule's runbook address, or null |
+//! | `rule`, `destination`, `code` | names for people |
+//! | `delivery.id` | the same on every attempt |
+//! | `event` | `{id, key, subject, url, time, when, target, fields}`; `time` is RFC 3339, `when` is for people; each may be null but `id` and `key` |
+//! | `event.fields.NAME` | any event-specific field, as short text; null when the event has none of that name |
+//! | `received` | when the relay got the event, RFC 3339 |
+//! | `test`, `may_repeat` | true or false |
+//!
+//! Every member is always there, so that in strict mode only a real mistake fails; what is unknown is null.
+//!
+//! For chat and mail all text is made safe to show ([`text`](super::text)): one line, bounded, addresses defanged. For
+//! `webhook` the receivers are machines: there `event` holds the record's values as they came, and `event.body` the whole
+//! record.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value, json};
+
+use super::taint::Allowed;
+use super::template::Facts as Read;
+use super::text::{brief, clean, is_plain_target, is_plain_url, is_vendor_url, shorten, tame};
+use crate::catalogue;
+use crate::model::delivery::Code;
+use crate::model::{DeliveryId, DestinationName, Event, RuleName, Severity, Timestamp};
+
+/// What is known about one delivery beside its event.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    pub delivery_id: &'a DeliveryId,
+    pub code: Code,
+    pub severity: Severity,
+    pub rule: &'a RuleName,
+    /// Shown as a link if it is a plain address ([`is_runbook_url`]), left out otherwise.
+    pub runbook: Option<&'a str>,
+    pub destination: &'a DestinationName,
+    /// An earlier attempt's outcome is unknown: this message may be its repeat.
+    pub may_repeat: bool,
+    /// A marked test, not an alert.
+    pub test: bool,
+    /// When the relay got the event.
+    pub received: Timestamp,
+    pub now: Timestamp,
+}
+
+/// What one message is made of.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// For chat and mail: see the module's table. Without `event.fields`, which few templates read.
+    /// Kept as the template engine takes it, so that most renderings copy nothing.
+    data: handlebars::Context,
+    event: Event,
+    /// The only addresses that may become links.
+    links: Vec<String>,
+    /// The event's own host name, if it is plain enough to be shown as it is.
+    target: Option<String>,
+}
+
+/// Bounds of what is shown, in characters. Headlines fit Slack's 150 for a header block even when every part is at its
+/// longest; see [`slack`](super::slack) for the limit.
+const TITLE_MAX: usize = 60;
+const TARGET_SHOWN_MAX: usize = 50;
+const NAME_MAX: usize = 60;
+const LABEL_MAX: usize = 40;
+const FACT_MAX: usize = 300;
+const FIELD_MAX: usize = 1_000;
+const FIELDS_MAX: usize = 100;
+
+/// A message says so when it is later than this.
+const LATE_AFTER_MINUTES: u64 = 10;
+
+/// Whether an address is fit to be a runbook: `https` or `http`, a plain host, printable ASCII.
+pub fn is_runbook_url(url: &str) -> bool {
+    is_plain_url(url)
+}
+
+impl Context {
+    pub fn new(event: &Event, about: &Circumstances<'_>) -> Self {
+        let title = title(event);
+        let target = Target::of(event);
+        let link = event.url.as_deref().filter(|url| is_vendor_url(url));
+        let late = late(about);
+        let mut data = handlebars::Context::null();
+        *data.data_mut() = json!({
+            "version": 1,
+            "headline": headline(event, about, &title, &target),
+            "title": title,
+            "facts": facts(event, &target),
+            "late": late,
+            "footer": footer(about),
+            "severity": severity(about.severity),
+            "link": {"url": link, "label": link.map(|_| "Open in Halo Security")},
+            "runbook": about.runbook.filter(|url| is_plain_url(url)),
+            "rule": clean(about.rule.as_str(), NAME_MAX),
+            "destination": clean(about.destination.as_str(), NAME_MAX),
+            "code": about.code.to_string(),
+            "delivery": {"id": about.delivery_id.as_str()},
+            "event": event_shown(event, &target),
+            "received": about.received.to_string(),
+            "test": about.test,
+            "may_repeat": about.may_repeat,
+        });
+        let links =
+            ["/link/url", "/runbook"].into_iter().filter_map(|at| Some(data.data().pointer(at)?.as_str()?.to_owned()));
+        Self { links: links.collect(), target: target.plain, data, event: event.clone() }
+    }
+
+    /// As chat and mail templates see it, but for `event.fields`.
+    #[cfg(test)]
+    pub(super) fn for_people(&self) -> &Value {
+        self.data.data()
+    }
+
+    /// As a template sees it: with the fields that it reads.
+    pub(super) fn as_read(&self, read: &Read, for_machines: bool) -> Cow<'_, handlebars::Context> {
+        if !for_machines && !read.all_fields && read.fields.is_empty() {
+            return Cow::Borrowed(&self.data);
+        }
+        let mut context = self.data.clone();
+        let data = context.data_mut();
+        if for_machines {
+            data["event"] = event_raw(&self.event);
+            if let Some(fields) = data["event"]["fields"].as_object_mut() {
+                for name in &read.fields {
+                    fields.entry(name).or_insert_with(|| self.event.field(name).cloned().unwrap_or_default());
+                }
+            }
+            return Cow::Owned(context);
+        }
+        let mut fields = Map::new();
+        let shown = |value: &Value| Value::String(tame(&brief(value), self.target.as_deref(), FIELD_MAX));
+        if read.all_fields {
+            for (name, value) in self.event.fields().take(FIELDS_MAX) {
+                // The first of a name, as elsewhere: a later one that looks the same must not stand in for it.
+                fields.entry(tame(name, None, NAME_MAX)).or_insert_with(|| shown(value));
+            }
+        }
+        for name in &read.fields {
+            fields.insert(name.clone(), self.event.field(name).map_or(Value::Null, shown));
+        }
+        data["event"]["fields"] = Value::Object(fields);
+        Cow::Owned(context)
+    }
+
+    pub(super) fn allowed(&self) -> Allowed<'_> {
+        Allowed { links: &self.links, target: self.target.as_deref() }
+    }
+
+    pub(super) fn link(&self) -> Option<&str> {
+        self.data.data()["link"]["url"].as_str()
+    }
+
+    pub(super) fn event(&self) -> &Event {
+        &self.event
+    }
+
+    pub(super) fn delivery_id(&self) -> &str {
+        self.data.data()["delivery"]["id"].as_str().unwrap_or_default()
+    }
+
+    /// A text member of the top level, unless it is null.
+    pub(super) fn text(&self, member: &str) -> Option<&str> {
+        self.data.data()[member].as_str()
+    }
+}
+
+/// The host or network an event is about, as it may be shown.
+struct Target {
+    shown: Option<String>,
+    /// Set when the name is plain, so that it may stand undefanged in other texts too.
+    plain: Option<String>,
+}
+
+impl Target {
+    fn of(event: &Event) -> Self {
+        match event.target() {
+            None => Self { shown: None, plain: None },
+            Some(host) if is_plain_target(host) => Self { shown: Some(host.to_owned()), plain: Some(host.to_owned()) },
+            Some(text) => Self { shown: Some(tame(text, None, 253)).filter(|text| !text.is_empty()), plain: None },
+        }
+    }
+
+    fn is(&self, text: &str) -> bool {
+        self.shown.as_deref().is_some_and(|shown| shown.eq_ignore_ascii_case(text))
+    }
+}
+
+fn title(event: &Event) -> String {
+    if let Some(known) = catalogue::find(event.key.as_str()) {
+        return known.title.to_owned();
+    }
+    let subject = tame(&event.subject, None, TITLE_MAX);
+    if subject.is_empty() { tame(&in_words(event.key.as_str()), None, TITLE_MAX) } else { subject }
+}
+
+/// `form_action` → `Form action`.
+fn in_words(name: &str) -> String {
+    let words = clean(&name.replace(['_', '-'], " "), LABEL_MAX);
+    let mut letters = words.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+fn headline(event: &Event, about: &Circumstances<'_>, title: &str, target: &Target) -> String {
+    // Between its parts stands ` · `: none of them may seem to be two.
+    let one = |text: &str| text.replace(" · ", " – ");
+    let parts = [
+        about.test.then(|| "TEST".to_owned()),
+        Some(word(about.severity)),
+        Some(one(title)),
+        target.shown.as_deref().map(|shown| one(&shorten(shown, TARGET_SHOWN_MAX))),
+        deadline(event),
+    ];
+    parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" · ")
+}
+
+fn word(severity: Severity) -> String {
+    severity.name().to_uppercase()
+}
+
+/// `7 days`, `today`, `2 days ago`.
+fn deadline(event: &Event) -> Option<String> {
+    let field = catalogue::find(event.key.as_str()).map_or(Some("expires_in_days"), |known| known.deadline)?;
+    let days = match event.field(field)? {
+        Value::Number(number) => number.as_i64()?,
+        Value::String(text) => text.trim().parse().ok()?,
+        _ => return None,
+    };
+    match days {
+        0 => Some("today".to_owned()),
+        1 => Some("1 day".to_owned()),
+        -1 => Some("1 day ago".to_owned()),
+        2..=99_999 => Some(format!("{days} days")),
+        -99_999..=-2 => Some(format!("{} days ago", -days)),
+        _ => None,
+    }
+}
+
+/// Emoji, colour and Teams container style of each severity.
+/// Styles: <https://adaptivecards.io/explorer/Container.html>, those of version 1.2.
+fn severity(severity: Severity) -> Value {
+    let (emoji, color, style) = match severity {
+        Severity::Critical => ("🔴", "#B3261E", "attention"),
+        Severity::High => ("🟠", "#D9730D", "warning"),
+        Severity::Medium => ("🟡", "#C29100", "accent"),
+        Severity::Low => ("🔵", "#2F6FB5", "emphasis"),
+        Severity::Info => ("⚪", "#6B7280", "default"),
+    };
+    json!({
+        "name": severity.name(), "word": word(severity), "rank": severity.rank(),
+        "emoji": emoji, "color": color, "style": style,
+    })
+}
+
+fn footer(about: &Circumstances<'_>) -> String {
+    let repeat = if about.may_repeat { " · may repeat an earlier message" } else { "" };
+    format!("{} · {}{repeat}", clean(about.rule.as_str(), NAME_MAX), about.code)
+}
+
+fn late(about: &Circumstances<'_>) -> Option<String> {
+    let minutes = about.now.since(about.received).as_secs() / 60;
+    if minutes <= LATE_AFTER_MINUTES {
+        return None;
+    }
+    let (count, unit) = match minutes {
+        0..120 => (minutes, "minutes"),
+        120..2_880 => (minutes / 60, "hours"),
+        _ => (minutes / 1_440, "days"),
+    };
+    Some(format!("sent {count} {unit} late"))
+}
+
+/// Two to five facts: those the catalogue names, else the event's own fields in their order; then an address that is no
+/// link, and the time. What the headline says already, and what another fact said, is not said again.
+fn facts(event: &Event, target: &Target) -> Vec<Value> {
+    const MAX: usize = 5;
+    let mut list = Facts { target, list: Vec::new() };
+    if target.shown.as_deref().is_some_and(|shown| shown.chars().count() > TARGET_SHOWN_MAX) {
+        list.push_text("Target", target.shown.clone().unwrap_or_default());
+    }
+    let known = catalogue::find(event.key.as_str());
+    for fact in known.into_iter().flat_map(|known| &known.facts) {
+        if let Some(value) = event.field(fact.field) {
+            list.push(fact.label, value);
+        }
+    }
+    if list.list.len() < 2 {
+        let deadline = known.map_or(Some("expires_in_days"), |known| known.deadline);
+        // Numbers of records mean nothing to a reader, and the deadline stands in the headline.
+        let telling = |name: &str| name != "id" && !name.ends_with("_id") && Some(name) != deadline;
+        for (name, value) in event.fields().filter(|(name, _)| telling(name)).take(FIELDS_MAX) {
+            if list.list.len() < 3 {
+                list.push(&tame(&in_words(name), None, LABEL_MAX), value);
+            }
+        }
+    }
+    list.list.truncate(MAX - 1);
+    if let Some(url) = event.url.as_deref().filter(|url| !is_vendor_url(url)) {
+        list.list.truncate(MAX - 2);
+        list.push_text("Address (unchecked)", tame(url, None, FACT_MAX));
+    }
+    if let Some(time) = when(event) {
+        list.push_text("Time", time);
+    }
+    if list.list.len() < 2 {
+        list.push_text("Event", tame(event.key.as_str(), None, FACT_MAX));
+    }
+    if list.list.len() < 2 {
+        list.push_text("Event id", tame(event.id.as_str(), None, FACT_MAX));
+    }
+    list.list.into_iter().map(|(label, value)| json!({"label": label, "value": value})).collect()
+}
+
+struct Facts<'a> {
+    target: &'a Target,
+    list: Vec<(String, String)>,
+}
+
+impl Facts<'_> {
+    fn push(&mut self, label: &str, value: &Value) {
+        let text = tame(&brief(value), self.target.plain.as_deref(), FACT_MAX);
+        let said = self.target.is(&text) || self.list.iter().any(|(_, said)| *said == text);
+        if !said {
+            self.push_text(label, text);
+        }
+    }
+
+    fn push_text(&mut self, label: &str, text: String) {
+        if !text.is_empty() {
+            let label = if label.is_empty() { "Detail" } else { label };
+            self.list.push((label.to_owned(), text));
+        }
+    }
+}
+
+/// `2026-11-23 09:41 UTC`.
+fn when(event: &Event) -> Option<String> {
+    let time = event.time?.to_string();
+    Some(format!("{} UTC", time.get(..16)?.replace('T', " ")))
+}
+
+fn event_shown(event: &Event, target: &Target) -> Value {
+    let own = target.plain.as_deref();
+    let url =
+        event.url.as_deref().map(|url| if is_vendor_url(url) { url.to_owned() } else { tame(url, None, FIELD_MAX) });
+    json!({
+        "id": tame(event.id.as_str(), None, 128),
+        "key": tame(event.key.as_str(), None, 128),
+        "subject": tame(&event.subject, own, FACT_MAX),
+        "url": url,
+        "time": event.time.map(|time| time.to_string()),
+        "when": when(event),
+        "target": target.shown,
+        "fields": {},
+    })
+}
+
+fn event_raw(event: &Event) -> Value {
+    let fields: Map<_, _> = event.fields().map(|(name, value)| (name.to_owned(), value.clone())).collect();
+    json!({
+        "id": event.id.as_str(),
+        "key": event.key.as_str(),
+        "subject": event.subject,
+        "url": event.url,
+        "time": event.time.map(|time| time.to_string()),
+        "when": when(event),
+        "target": event.target(),
+        "fields": fields,
+        "body": event.body(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::EventKey;
+
+    fn event(value: Value) -> Event {
+        Event::from_value(value).unwrap()
+    }
+
+    fn context(event: &Event, change: impl FnOnce(&mut Circumstances<'_>)) -> Value {
+        full_context(event, change).for_people().clone()
+    }
+
+    fn full_context(event: &Event, change: impl FnOnce(&mut Circumstances<'_>)) -> Context {
+        let received = Timestamp::from_api("2026-11-23 09:42").unwrap();
+        let mut about = Circumstances {
+            delivery_id: &DeliveryId::new("a1b2c3", 1_234),
+            code: Code::of_row(1_234),
+            severity: Severity::High,
+            rule: &RuleName::from("certificates"),
+            runbook: None,
+            destination: &DestinationName::from("sec-slack"),
+            may_repeat: false,
+            test: false,
+            received,
+            now: received,
+        };
+        change(&mut about);
+        Context::new(event, &about)
+    }
+
+    #[test]
+    fn headlines() {
+        let base = json!({"event_id": "1", "key": "website-cert-expiring", "target": "www.example.org"});
+        let with = |more: Value| {
+            let mut record = base.clone();
+            record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            event(record)
+        };
+        let cases = [
+            (with(json!({"expires_in_days": 7})), "HIGH · SSL certificate expiring · www.example.org · 7 days"),
+            (with(json!({"expires_in_days": "1"})), "HIGH · SSL certificate expiring · www.example.org · 1 day"),
+            (with(json!({"expires_in_days": 0})), "HIGH · SSL certificate expiring · www.example.org · today"),
+            (with(json!({"expires_in_days": -3})), "HIGH · SSL certificate expiring · www.example.org · 3 days ago"),
+            (with(json!({"expires_in_days": [7]})), "HIGH · SSL certificate expiring · www.example.org"),
+            (with(json!({"expires_in_days": i64::MIN})), "HIGH · SSL certificate expiring · www.example.org"),
+            (with(json!({"target": ""})), "HIGH · SSL certificate expiring"),
+            (with(json!({"target": "192.0.2.0/24"})), "HIGH · SSL certificate expiring · 192.0.2.0/24"),
+            (with(json!({"target": "evil.example/x"})), "HIGH · SSL certificate expiring · evil[.]example/x"),
+            (with(json!({"key": "new-kind", "subject": "A new kind"})), "HIGH · A new kind · www.example.org"),
+            (with(json!({"key": "new-kind_here"})), "HIGH · New kind here · www.example.org"),
+            (with(json!({"key": "\u{202E}"})), "HIGH · www.example.org"),
+            (
+                with(json!({"key": "k", "subject": "All well · evil.example · 0 days"})),
+                "HIGH · All well – evil[.]example – 0 days · www.example.org",
+            ),
+            (
+                with(json!({"target": "www.bank.example.a-long-name-of-a-part.of.it.example.net"})),
+                "HIGH · SSL certificate expiring · www[.]bank[.]example[.]a-long-name-of-a-part[.]of…",
+            ),
+        ];
+        for (event, expected) in cases {
+            assert_eq!(context(&event, |_| ())["headline"], expected);
+        }
+        let test = context(&with(json!({})), |about| about.test = true);
+        assert_eq!(test["headline"], "TEST · HIGH · SSL certificate expiring · www.example.org");
+    }
+
+    #[test]
+    fn the_longest_headline_fits_a_slack_header() {
+        let long = event(json!({"event_id": "1", "key": "new-kind", "subject": "x".repeat(70_000),
+            "target": "y".repeat(70_000), "expires_in_days": 99_999}));
+        let context = context(&long, |about| (about.test, about.severity) = (true, Severity::Critical));
+        let headline = context["headline"].as_str().unwrap();
+        assert!(headline.chars().count() <= 150 - 2, "{}", headline.chars().count());
+        assert!(headline.ends_with("… · 99999 days"), "{headline}");
+    }
+
+    #[test]
+    fn two_to_five_facts_for_every_key_and_none_twice() {
+        let keys = catalogue::all().iter().map(|known| known.key).chain(["brand-new"]);
+        for key in keys {
+            let context = context(&catalogue::sample(&EventKey::new(key).unwrap()), |_| ());
+            let facts = context["facts"].as_array().unwrap();
+            assert!((2..=5).contains(&facts.len()), "{key}: {facts:?}");
+            let mut values: Vec<_> = facts.iter().map(|fact| fact["value"].as_str().unwrap()).collect();
+            values.sort_unstable();
+            values.dedup();
+            assert_eq!(values.len(), facts.len(), "{key}: {facts:?}");
+            assert!(facts.iter().all(|fact| fact["label"] != "" && fact["value"] != ""), "{key}");
+        }
+    }
+
+    #[test]
+    fn facts_without_much_to_tell() {
+        let labels = |value: Value| {
+            let context = context(&event(value), |_| ());
+            let facts = context["facts"].as_array().unwrap().clone();
+            facts.iter().map(|fact| format!("{}={}", fact["label"], fact["value"])).collect::<Vec<_>>().join(" ")
+        };
+        let bare = json!({"event_id": "id1", "key": "new-kind"});
+        assert_eq!(labels(bare), r#""Event"="new-kind" "Event id"="id1""#);
+        let odd = json!({"event_id": "id1", "key": "new-kind", "scan_id": "x", "a_list": [1, 2], "on": false, "": "y",
+            "gone": null, "more": "z", "url": "https://evil.example/"});
+        let expected = r#""A list"="1, 2" "On"="no" "Detail"="y" "Address (unchecked)"="hxxps://evil[.]example/""#;
+        assert_eq!(labels(odd), expected);
+    }
+
+    #[test]
+    fn only_vendor_and_runbook_addresses_are_links() {
+        let record = |url: &str| event(json!({"event_id": "1", "key": "k", "url": url}));
+        let good = context(&record("https://app.halosecurity.com/link?q=1"), |about| {
+            about.runbook = Some("https://w.example/x");
+        });
+        assert_eq!(good["link"]["url"], "https://app.halosecurity.com/link?q=1");
+        assert_eq!(good["runbook"], "https://w.example/x");
+        let bad = context(&record("https://evil.example/"), |about| about.runbook = Some("javascript:alert(1)"));
+        assert_eq!(bad["link"], json!({"url": null, "label": null}));
+        assert_eq!(bad["runbook"], Value::Null);
+        assert_eq!(bad["event"]["url"], "hxxps://evil[.]example/");
+    }
+
+    #[test]
+    fn lateness_and_repeats_are_told() {
+        let sample = catalogue::sample(&EventKey::new("issue-add").unwrap());
+        let late = |minutes: u64| {
+            context(&sample, |about| about.now = about.received.plus(Duration::from_secs(minutes * 60)))["late"].clone()
+        };
+        assert_eq!(late(0), Value::Null);
+        assert_eq!(late(10), Value::Null);
+        assert_eq!(late(42), "sent 42 minutes late");
+        assert_eq!(late(150), "sent 2 hours late");
+        assert_eq!(late(60 * 24 * 3), "sent 3 days late");
+        let footer = |may_repeat| context(&sample, |about| about.may_repeat = may_repeat)["footer"].clone();
+        let code = Code::of_row(1_234);
+        assert_eq!(footer(false), format!("certificates · {code}"));
+        assert_eq!(footer(true), format!("certificates · {code} · may repeat an earlier message"));
+    }
+
+    #[test]
+    fn machines_get_the_record_as_it_came() {
+        let record = json!({"event_id": "1", "key": "k", "a": "https://evil.example\u{202E}\n", "n": [1, {"b": null}]});
+        let context = Context::new(
+            &event(record.clone()),
+            &Circumstances {
+                delivery_id: &DeliveryId::new("a", 1),
+                code: Code::of_row(1),
+                severity: Severity::Info,
+                rule: &RuleName::from("r"),
+                runbook: None,
+                destination: &DestinationName::from("d"),
+                may_repeat: false,
+                test: false,
+                received: Timestamp::default(),
+                now: Timestamp::default(),
+            },
+        );
+        let read = Read { fields: ["b".to_owned()].into(), ..Read::default() };
+        let machines = context.as_read(&read, true).data().clone();
+        assert_eq!(machines["event"]["body"], record);
+        assert_eq!(machines["event"]["fields"], json!({"a": record["a"], "n": record["n"], "b": null}));
+    }
+
+    #[test]
+    fn people_get_the_fields_a_template_reads() {
+        let record = json!({"event_id": "1", "key": "k", "a": "https://evil.example\u{202E}\n", "a\u{200B}": "imitation",
+            "form.action": 1, "details": {"a": "nested", "deep": {"x": true}}, "https://x.example": "y"});
+        let context = full_context(&event(record), |_| ());
+        let read = |fields: &[&str], all_fields| {
+            let fields = fields.iter().map(|name| (*name).to_owned()).collect();
+            context.as_read(&Read { fields, all_fields, compares: false }, false).data()["event"]["fields"].clone()
+        };
+        assert_eq!(read(&[], false), json!({}));
+        assert_eq!(
+            read(&["a", "form.action", "deep.x", "none"], false),
+            json!({"a": "hxxps://evil[.]example", "deep.x": "yes", "form.action": "1", "none": null})
+        );
+        let all =
+            json!({"a": "hxxps://evil[.]example", "form[.]action": "1", "hxxps://x[.]example": "y", "deep": "x: yes"});
+        assert_eq!(read(&[], true), all);
+    }
+}

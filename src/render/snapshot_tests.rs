@@ -1,0 +1,118 @@
+//! What the built-in templates make of events, kept as snapshots; and that they serve every known key.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::*;
+use crate::catalogue;
+use crate::model::delivery::Code;
+use crate::model::{DeliveryId, DestinationName, Event, EventKey, RuleName, Severity, Timestamp};
+
+/// A delivery of this event, with nothing special about it but what `change` does.
+pub(super) fn context(event: &Event, change: impl FnOnce(&mut Circumstances<'_>)) -> Context {
+    let received = Timestamp::from_api("2026-11-23 09:42").unwrap();
+    let mut about = Circumstances {
+        delivery_id: &DeliveryId::new("a1b2c3", 1_234),
+        code: Code::of_row(1_234),
+        severity: Severity::High,
+        rule: &RuleName::from("certificates"),
+        runbook: Some("https://wiki.example.org/runbooks/certificates"),
+        destination: &DestinationName::from("sec-slack"),
+        may_repeat: false,
+        test: false,
+        received,
+        now: received,
+    };
+    change(&mut about);
+    Context::new(event, &about)
+}
+
+pub(super) fn sample(key: &str) -> Event {
+    catalogue::sample(&EventKey::new(key).unwrap())
+}
+
+fn shown(content: &Content) -> String {
+    match content {
+        Content::Json(document) => serde_json::to_string_pretty(document).unwrap(),
+        Content::Mail { subject, text, html } => {
+            format!("Subject: {subject}\n\n{text}\n======\n{}", html.as_deref().unwrap_or("(no HTML)"))
+        }
+    }
+}
+
+fn cases() -> Vec<(&'static str, Context)> {
+    let odd = json!({
+        "event_id": "id1", "key": "brand-new_kind", "subject": "", "url": "https://evil.example/?a=1&b=<2>",
+        "date_created": "0000-00-00 00:00", "scan_id": "x", "count": 3, "open": true, "nothing": null,
+        "ports": [80, 443, {"a": 1}], "owner": {"name": "A & B", "mail": "ab@evil.example"},
+    });
+    let bare = json!({"event_id": "id1", "key": "k"});
+    vec![
+        ("documented", context(&sample("firewall-banner-change"), |about| about.severity = Severity::Medium)),
+        ("undocumented", context(&sample("website-cert-expiring"), |_| ())),
+        ("deadline_today", context(&sample("pci-report-expire-today"), |about| about.severity = Severity::Critical)),
+        ("unknown_and_odd", context(&Event::from_value(odd).unwrap(), |about| about.severity = Severity::Low)),
+        (
+            "bare",
+            context(&Event::from_value(bare).unwrap(), |about| {
+                (about.runbook, about.severity) = (None, Severity::Info);
+            }),
+        ),
+        ("test", context(&sample("issue-add"), |about| about.test = true)),
+        (
+            "late_and_repeated",
+            context(&sample("website-form-oos"), |about| {
+                about.may_repeat = true;
+                about.now = about.received.plus(Duration::from_mins(42));
+            }),
+        ),
+    ]
+}
+
+#[test]
+fn messages() {
+    let renderer = Renderer::builtin();
+    for channel in Channel::ALL {
+        for (name, context) in cases() {
+            let content = renderer.render(channel, DEFAULT, &context).unwrap();
+            insta::assert_snapshot!(format!("{channel}_{name}"), shown(&content));
+        }
+    }
+}
+
+#[test]
+fn plain_messages() {
+    for channel in Channel::ALL {
+        for (name, context) in cases().into_iter().filter(|(name, _)| matches!(*name, "bare" | "late_and_repeated")) {
+            insta::assert_snapshot!(format!("{channel}_plain_{name}"), shown(&plain(channel, &context)));
+        }
+    }
+}
+
+#[test]
+fn every_known_key_renders_everywhere() {
+    let renderer = Renderer::builtin();
+    for known in catalogue::all() {
+        for severity in Severity::ALL {
+            let about_it = context(&sample(known.key), |about| about.severity = severity);
+            for channel in Channel::ALL {
+                let message = renderer.render(channel, DEFAULT, &about_it);
+                let message = message.unwrap_or_else(|error| panic!("{}: {error}", known.key));
+                assert!(shown(&message).contains(known.title), "{} on {channel}", known.key);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_delivery_id_is_in_every_chat_payload() {
+    let renderer = Renderer::builtin();
+    let context = context(&sample("issue-add"), |_| ());
+    let pointers =
+        [(Channel::Slack, "/blocks/0/block_id"), (Channel::Teams, "/body/0/id"), (Channel::Webhook, "/delivery/id")];
+    for (channel, pointer) in pointers {
+        let Content::Json(document) = renderer.render(channel, DEFAULT, &context).unwrap() else { panic!("no JSON") };
+        assert_eq!(document.pointer(pointer).unwrap(), "hr_a1b2c3_4d2");
+    }
+}

@@ -1,0 +1,518 @@
+//! Telling values from literals in a rendered JSON document, so that each value can be escaped for the very place where
+//! it landed.
+//!
+//! A template cannot know what escaping a value needs: the same `{{headline}}` is harmless in one JSON string and a
+//! mention in another. So it does not escape. The registry's escape function wraps each printed value in two *marks*,
+//! noncharacters that no text may hold ([`mark`]). The whole document is then parsed ([`parse`]) and walked ([`resolve`]):
+//! now the place of each value is known, and the channel's rules write it there or refuse it. Literals stay as written.
+//!
+//! ```text
+//!   {"text": "*Host* {{x}}"}  ─render─►  {"text": "*Host* ⟦<!channel>⟧"}  ─parse, resolve─►  {"text": "*Host* &lt;!channel&gt;"}
+//! ```
+//!
+//! A value can therefore not become structure: inside a JSON string it is escaped as JSON, and outside of one it does not
+//! parse. The one way to print JSON, the webhook's `json` helper, is marked too and refused inside a string.
+//!
+//! Marks in the values themselves are encoded, so that a value cannot end its own mark.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+use super::text::defang;
+
+const OPEN: char = '\u{FDD0}';
+const CLOSE: char = '\u{FDD1}';
+const JSON_OPEN: char = '\u{FDD2}';
+const JSON_CLOSE: char = '\u{FDD3}';
+/// Followed by a digit, stands for the mark of that number.
+const ENCODED: char = '\u{FDD4}';
+const MARKS: [char; 5] = [OPEN, CLOSE, JSON_OPEN, JSON_CLOSE, ENCODED];
+
+/// Whether a text holds a character that means something here: no template may.
+pub(super) fn has_mark(text: &str) -> bool {
+    text.contains(MARKS)
+}
+
+/// A printed value: marked and escaped for the inside of a JSON string.
+pub(super) fn mark(value: &str) -> String {
+    // To write a text as JSON cannot fail.
+    let quoted = serde_json::to_string(&encode(value)).unwrap_or_default();
+    let inner = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
+    format!("{OPEN}{inner}{CLOSE}")
+}
+
+/// A printed value in a document that is no JSON, written by `escape`.
+pub(super) fn mark_text(value: &str, escape: fn(&str) -> String) -> String {
+    format!("{OPEN}{}{CLOSE}", encode(&escape(value)))
+}
+
+/// A value printed as JSON: text that stands for itself, outside of any string.
+pub(super) fn mark_json(value: &Value) -> String {
+    // Marks occur in JSON only within its strings, so encoding the text encodes the strings.
+    format!("{JSON_OPEN}{}{JSON_CLOSE}", encode(&value.to_string()))
+}
+
+/// The first byte that all marks share: most text has none, and to look for one byte is quick.
+const MARK_BYTE: u8 = 0xEF;
+
+fn encode(text: &str) -> Cow<'_, str> {
+    if !text.as_bytes().contains(&MARK_BYTE) {
+        return Cow::Borrowed(text);
+    }
+    let mut encoded = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match MARKS.iter().zip('0'..).find(|(mark, _)| **mark == letter) {
+            Some((_, digit)) => encoded.extend([ENCODED, digit]),
+            None => encoded.push(letter),
+        }
+    }
+    Cow::Owned(encoded)
+}
+
+fn decode(text: &str) -> String {
+    if !text.as_bytes().contains(&MARK_BYTE) {
+        return text.to_owned();
+    }
+    let mut decoded = String::with_capacity(text.len());
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        let digit = (letter == ENCODED).then(|| letters.next()).flatten();
+        match digit.and_then(|digit| digit.to_digit(10)).and_then(|digit| MARKS.get(digit as usize)) {
+            Some(mark) => decoded.push(*mark),
+            None => decoded.push(letter),
+        }
+    }
+    decoded
+}
+
+/// Why rendered text is not a JSON document with its values in strings, and in which of its lines (from 1).
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NotJson {
+    pub(super) line: usize,
+    pub(super) message: String,
+}
+
+/// Parses rendered text. Values are still marked in the result.
+pub(super) fn parse(rendered: &str) -> Result<Value, NotJson> {
+    let (mut in_string, mut in_json) = (false, false);
+    // Where the letter after a backslash begins.
+    let mut escaped = None;
+    let mut line = 1;
+    let matters = |letter: char| matches!(letter, '"' | '\\' | '\n' | OPEN | JSON_OPEN | JSON_CLOSE);
+    for (at, letter) in rendered.match_indices(matters) {
+        let fault = |message: &str| Err(NotJson { line, message: message.to_owned() });
+        let letter = letter.chars().next().unwrap_or_default();
+        match letter {
+            JSON_CLOSE => in_json = false,
+            // What the helper printed is whole JSON values: it leaves the state as it was.
+            _ if in_json => {}
+            JSON_OPEN if in_string => {
+                return fault("`{{json …}}` brings its own quotes and must stand outside of them");
+            }
+            JSON_OPEN => in_json = true,
+            OPEN if !in_string => return fault("a value must stand inside a JSON string: write \"{{…}}\""),
+            '\n' => line += 1,
+            '"' if escaped != Some(at) => in_string = !in_string,
+            '\\' if in_string && escaped != Some(at) => escaped = Some(at + 1),
+            _ => {}
+        }
+    }
+    let plain = if rendered.contains(JSON_OPEN) {
+        Cow::Owned(rendered.replace([JSON_OPEN, JSON_CLOSE], ""))
+    } else {
+        Cow::Borrowed(rendered)
+    };
+    serde_json::from_str(&plain).map_err(|error| NotJson { line: error.line(), message: error.to_string() })
+}
+
+/// A part of a string: what the template says, or what the context said.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    Literal(String),
+    Value(String),
+}
+
+impl Piece {
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Literal(text) | Self::Value(text) => text,
+        }
+    }
+}
+
+/// What rendered text consists of.
+pub(super) fn pieces(text: &str) -> Vec<Piece> {
+    let mut list = Vec::new();
+    let mut rest = text;
+    while let Some((literal, marked)) = rest.split_once(OPEN) {
+        let (value, after) = marked.split_once(CLOSE).unwrap_or((marked, ""));
+        list.push(Piece::Literal(decode(literal)));
+        list.push(Piece::Value(decode(value)));
+        rest = after;
+    }
+    list.push(Piece::Literal(decode(rest)));
+    list.retain(|piece| !piece.text().is_empty());
+    list
+}
+
+/// What values may show that is else made unclickable.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Allowed<'a> {
+    /// The only addresses that may be links.
+    pub(super) links: &'a [String],
+    /// The event's own host name.
+    pub(super) target: Option<&'a str>,
+}
+
+/// Keeps harmless values from becoming an address together: with each other (`evil` and `.example`) or with a literal
+/// (`https://` and a host). A word that a value has a part in, and something else too, is made unclickable as a whole.
+pub(super) fn part(pieces: Vec<Piece>, allowed: Allowed<'_>) -> Vec<Piece> {
+    let ends = |letter: Option<char>| letter.is_none_or(is_word_end);
+    let touches = |pair: &[Piece]| match pair {
+        // A label.
+        [_, Piece::Literal(text)] if text.starts_with(": ") => false,
+        [a, b] => !ends(a.text().chars().next_back()) && !ends(b.text().chars().next()),
+        _ => false,
+    };
+    if !pieces.windows(2).any(touches) {
+        return pieces;
+    }
+    let mut parted = Vec::new();
+    let mut word = Vec::new();
+    for piece in pieces {
+        if matches!(&piece, Piece::Value(text) if allowed.links.contains(text)) {
+            flush(&mut word, &mut parted, allowed);
+            // No value may prolong an address.
+            if matches!(parted.last(), Some(Piece::Value(_))) {
+                parted.push(Piece::Literal(" ".to_owned()));
+            }
+            parted.push(piece);
+            continue;
+        }
+        let follows_link = matches!(parted.last(), Some(Piece::Value(text)) if allowed.links.contains(text));
+        if follows_link && word.is_empty() && matches!(piece, Piece::Value(_)) {
+            parted.push(Piece::Literal(" ".to_owned()));
+        }
+        let wrap = |text: &str| match piece {
+            Piece::Literal(_) => Piece::Literal(text.to_owned()),
+            Piece::Value(_) => Piece::Value(text.to_owned()),
+        };
+        for run in piece.text().split_inclusive(is_word_end) {
+            let end = run.chars().next_back().filter(|letter| is_word_end(*letter)).map_or(0, char::len_utf8);
+            let (inner, end) = run.split_at(run.len() - end);
+            if !inner.is_empty() {
+                word.push(wrap(inner));
+            }
+            if !end.is_empty() {
+                flush(&mut word, &mut parted, allowed);
+                parted.push(wrap(end));
+            }
+        }
+    }
+    flush(&mut word, &mut parted, allowed);
+    joined(parted)
+}
+
+fn is_word_end(letter: char) -> bool {
+    letter.is_whitespace() || "<>\"'|()[]{}`,;".contains(letter)
+}
+
+/// Moves a word's pieces on, as one harmless value if together they would be an address.
+fn flush(word: &mut Vec<Piece>, parted: &mut Vec<Piece>, allowed: Allowed<'_>) {
+    let whole: String = word.iter().map(Piece::text).collect();
+    let safe = if word.len() > 1 && word.iter().any(|piece| matches!(piece, Piece::Value(_))) {
+        defang(&whole, allowed.target)
+    } else {
+        whole.clone()
+    };
+    if safe == whole {
+        parted.append(word);
+    } else {
+        word.clear();
+        parted.push(Piece::Value(safe));
+    }
+}
+
+/// Neighbours of one kind as one piece, as the channels' rules expect them.
+fn joined(pieces: Vec<Piece>) -> Vec<Piece> {
+    let mut list: Vec<Piece> = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        match (list.last_mut(), piece) {
+            (Some(Piece::Literal(before)), Piece::Literal(text)) => before.push_str(&text),
+            (_, piece) => list.push(piece),
+        }
+    }
+    list
+}
+
+/// Where in the document a string with values stands.
+#[derive(Debug)]
+pub(super) struct Spot<'a> {
+    /// The member whose value the string is, or is an item of.
+    pub(super) key: &'a str,
+    /// The object that member belongs to, as the template wrote it.
+    pub(super) object: Option<&'a Map<String, Value>>,
+    /// Members and indices from the root, the last one included.
+    pub(super) path: &'a [String],
+}
+
+impl Spot<'_> {
+    /// The object's `type`, if it is a literal.
+    pub(super) fn kind(&self) -> Option<&str> {
+        self.object?.get("type")?.as_str().filter(|kind| !has_mark(kind))
+    }
+
+    /// Whether the string stands anywhere below a member of this name.
+    pub(super) fn is_below(&self, member: &str) -> bool {
+        self.path.iter().any(|step| step == member)
+    }
+
+    /// The member that holds the list which holds the object.
+    pub(super) fn list(&self) -> Option<&str> {
+        self.path.len().checked_sub(3).and_then(|at| self.path.get(at)).map(String::as_str)
+    }
+}
+
+/// A place that takes no value, or not this one.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    /// A JSON pointer.
+    pub(super) pointer: String,
+    pub(super) why: String,
+}
+
+/// How a channel writes a string with values in it, or why it does not.
+pub(super) type Rule<'r> = dyn Fn(&Spot<'_>, Vec<Piece>) -> Result<String, String> + 'r;
+
+/// Writes every string that holds values by the channel's rule, and leaves the rest alone. For people, words are
+/// [`part`]ed; machines get values as they are.
+/// Object members are never named by a value.
+pub(super) fn resolve(document: &Value, rule: &Rule<'_>) -> Result<Value, Refused> {
+    resolve_at(document, "", None, &mut Vec::new(), rule)
+}
+
+fn resolve_at(
+    value: &Value,
+    key: &str,
+    object: Option<&Map<String, Value>>,
+    path: &mut Vec<String>,
+    rule: &Rule<'_>,
+) -> Result<Value, Refused> {
+    let refused = |path: &[String], why: String| Refused { pointer: pointer(path), why };
+    match value {
+        Value::String(text) => {
+            if !text.contains(OPEN) {
+                return Ok(Value::String(decode(text)));
+            }
+            let text = rule(&Spot { key, object, path }, pieces(text));
+            text.map(Value::String).map_err(|why| refused(path, why))
+        }
+        Value::Array(items) => {
+            let mut list = Vec::with_capacity(items.len());
+            for (index, item) in items.iter().enumerate() {
+                path.push(index.to_string());
+                list.push(resolve_at(item, key, object, path, rule)?);
+                path.pop();
+            }
+            Ok(Value::Array(list))
+        }
+        Value::Object(members) => {
+            let mut map = Map::new();
+            for (name, member) in members {
+                if name.contains(OPEN) {
+                    return Err(refused(path, "a value cannot name a member".to_owned()));
+                }
+                let name = decode(name);
+                path.push(name.clone());
+                let member = resolve_at(member, &name, Some(members), path, rule)?;
+                path.pop();
+                map.insert(name, member);
+            }
+            Ok(Value::Object(map))
+        }
+        other => Ok(other.clone()),
+    }
+}
+
+fn pointer(path: &[String]) -> String {
+    path.iter().flat_map(|step| ["/".to_owned(), step.replace('~', "~0").replace('/', "~1")]).collect()
+}
+
+/// The address a string consists of, if it is one of `links`.
+pub(super) fn address(pieces: &[Piece], links: &[String]) -> Result<String, String> {
+    match pieces {
+        [Piece::Value(url)] if links.contains(url) => Ok(url.clone()),
+        [] => Err("the address is empty here: put it in {{#if link.url}} or {{#if runbook}}".to_owned()),
+        _ => Err("an address may only be {{link.url}} or {{runbook}}, alone".to_owned()),
+    }
+}
+
+/// A name without meaning: what ids, colours and styles may be.
+pub(super) fn token(pieces: &[Piece]) -> Result<String, String> {
+    let text: String = pieces.iter().map(Piece::text).collect();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.#-".contains(&byte);
+    let values_plain = pieces.iter().all(|piece| match piece {
+        Piece::Literal(_) => true,
+        Piece::Value(text) => text.bytes().all(plain),
+    });
+    if values_plain && (1..=255).contains(&text.len()) {
+        return Ok(text);
+    }
+    Err("a value here must have 1 to 255 letters, digits, `_`, `.`, `#` or `-`".to_owned())
+}
+
+/// One letter of a string and whether a value brought it.
+pub(super) type Letter = (char, bool);
+
+pub(super) fn letters(pieces: &[Piece]) -> Vec<Letter> {
+    let mut list = Vec::new();
+    for piece in pieces {
+        match piece {
+            Piece::Literal(text) => list.extend(text.chars().map(|letter| (letter, false))),
+            Piece::Value(text) => list.extend(text.chars().map(|letter| (letter, true))),
+        }
+    }
+    list
+}
+
+/// Whether only spaces stand between the start of a line and `at`.
+pub(super) fn starts_line(letters: &[Letter], at: usize) -> bool {
+    let before = letters[..at].iter().rev().map(|(letter, _)| *letter);
+    before.take_while(|letter| *letter != '\n').all(|letter| letter == ' ')
+}
+
+/// Whether `_` at this place joins two word letters and so cannot begin or end emphasis.
+pub(super) fn joins_word(letters: &[Letter], at: usize) -> bool {
+    let word =
+        |at: Option<usize>| at.and_then(|at| letters.get(at)).is_some_and(|(letter, _)| letter.is_alphanumeric());
+    word(at.checked_sub(1)) && word(at.checked_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[expect(clippy::unnecessary_wraps, reason = "it stands for a rule")]
+    #[expect(clippy::needless_pass_by_value, reason = "it stands for a rule")]
+    fn concat(_: &Spot<'_>, pieces: Vec<Piece>) -> Result<String, String> {
+        let part = |piece: &Piece| match piece {
+            Piece::Literal(text) => text.clone(),
+            Piece::Value(text) => format!("[{text}]"),
+        };
+        Ok(pieces.iter().map(part).collect())
+    }
+
+    #[test]
+    fn values_cannot_become_an_address_together() {
+        const LINK: &str = "https://app.halosecurity.com";
+        let links = [LINK.to_owned()];
+        let allowed = Allowed { links: &links, target: Some("www.example.org") };
+        let value = |text: &str| Piece::Value(text.to_owned());
+        let literal = |text: &str| Piece::Literal(text.to_owned());
+        let cases = [
+            (vec![value("evil"), value(".example")], "evil[.]example"),
+            (vec![value("evil"), literal("."), value("example")], "evil[.]example"),
+            (vec![value("evil."), value("example/x")], "evil[.]example/x"),
+            (
+                vec![literal("See https://"), value("www.example.org"), literal("/x")],
+                "See hxxps://www[.]example[.]org/x",
+            ),
+            (vec![literal("https://wiki.example.com"), value(".zip")], "hxxps://wiki[.]example[.]com[.]zip"),
+            (vec![literal("https://wiki.example.com/"), value("k")], "hxxps://wiki[.]example[.]com/k"),
+            (vec![value("user"), literal("@"), value("www.example.org")], "user@www[.]example[.]org"),
+            (vec![value("java"), value("script"), literal(":"), value("x")], "javascript[:]x"),
+            (vec![literal("mailto:"), value("x")], "mailto[:]x"),
+            (vec![value("https:"), value("//"), value("evil")], "hxxps://evil"),
+            (vec![literal("\\\\"), value("evil\\share")], "[\\\\]evil\\share"),
+            (vec![value(LINK), value(".zip")], "https://app.halosecurity.com .zip"),
+            (vec![value("x"), value(LINK)], "x https://app.halosecurity.com"),
+            // What stays.
+            (vec![literal("*"), value("www.example.org"), literal("*, x")], "*www.example.org*, x"),
+            (
+                vec![literal("<https://wiki.example.com/|"), value("evil"), literal(">")],
+                "<https://wiki.example.com/|evil>",
+            ),
+            (
+                vec![literal("["), value("x"), literal("]("), value(LINK), literal(")")],
+                "[x](https://app.halosecurity.com)",
+            ),
+            (vec![value("Port"), literal(": "), value("443/tcp")], "Port: 443/tcp"),
+            (vec![literal("wiki.example.com "), value("x"), literal(" a.example")], "wiki.example.com x a.example"),
+        ];
+        for (pieces, expected) in cases {
+            let parted = part(pieces, allowed);
+            assert_eq!(parted.iter().map(Piece::text).collect::<String>(), expected, "{parted:?}");
+        }
+    }
+
+    #[test]
+    fn values_come_back_as_they_were() {
+        let hostile = [
+            "",
+            "plain",
+            "\"}, {\"x\": \"y",
+            "\\",
+            "\\\"",
+            "line\nline\t\0\u{1f}",
+            "\u{FDD0}\u{FDD1}\u{FDD2}\u{FDD3}\u{FDD4}0",
+            "\u{FDD1}\", \"admin\": \"\u{FDD0}",
+            "\u{2028}\u{1F600}",
+        ];
+        for value in hostile {
+            let document = parse(&format!(r#"{{"a": "x {}", "b": ["{}"]}}"#, mark(value), mark(value))).unwrap();
+            let resolved = resolve(&document, &concat).unwrap();
+            let shown = if value.is_empty() { String::new() } else { format!("[{value}]") };
+            assert_eq!(resolved, json!({"a": format!("x {shown}"), "b": [shown]}), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn json_comes_back_as_it_was() {
+        let value = json!({"\u{FDD0}key\u{FDD3}": ["\u{FDD1}\"", 1, null, {"\u{FDD2}": "\\"}], "n": 1.5});
+        let document = parse(&format!(r#"{{"data": {}}}"#, mark_json(&value))).unwrap();
+        assert_eq!(resolve(&document, &concat).unwrap(), json!({ "data": value }));
+    }
+
+    #[test]
+    fn a_value_cannot_be_structure() {
+        let outside = "a value must stand inside a JSON string: write \"{{…}}\"";
+        let quoted = "`{{json …}}` brings its own quotes and must stand outside of them";
+        let cases = [
+            (format!(r#"{{"a": {}}}"#, mark("1")), 1, outside),
+            (format!("{{\n\"a\": 1, {}}}", mark("\"b\": 2")), 2, outside),
+            (format!(r#"{{"a": "\"", "b": {}}}"#, mark("null")), 1, outside),
+            (format!(r#"{{"a": "{}"}}"#, mark_json(&json!({",": 1}))), 1, quoted),
+        ];
+        for (text, line, message) in cases {
+            assert_eq!(parse(&text), Err(NotJson { line, message: message.to_owned() }), "{text}");
+        }
+        assert!(parse(&format!(r#"{{"a": "\u00{}"}}"#, mark("41"))).is_err());
+        assert!(parse("{\"a\": 1,\n}").is_err_and(|error| error.line == 2));
+        let named = parse(&format!(r#"{{"a": {{"{}": 1}}}}"#, mark("x"))).unwrap();
+        let refused = resolve(&named, &concat).unwrap_err();
+        assert_eq!((refused.pointer.as_str(), refused.why.as_str()), ("/a", "a value cannot name a member"));
+    }
+
+    #[test]
+    fn addresses_and_tokens() {
+        let value = |text: &str| Piece::Value(text.to_owned());
+        let literal = |text: &str| Piece::Literal(text.to_owned());
+        let links = ["https://app.halosecurity.com/x".to_owned()];
+        assert!(address(&[value("https://app.halosecurity.com/x")], &links).is_ok());
+        for pieces in [
+            vec![],
+            vec![value("https://evil.example/")],
+            vec![literal("https://"), value("evil.example")],
+            vec![value("https://app.halosecurity.com/x"), value("y")],
+        ] {
+            assert!(address(&pieces, &links).is_err(), "{pieces:?}");
+        }
+        assert_eq!(token(&[literal("a b"), value("hr_1-2.3#")]).as_deref(), Ok("a bhr_1-2.3#"));
+        for text in ["", "a b", "a:b", "é", &"x".repeat(256)] {
+            assert!(token(&[value(text)]).is_err(), "{text}");
+        }
+    }
+}

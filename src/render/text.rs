@@ -1,0 +1,416 @@
+//! Event text made fit to be shown: one line, no invisible or reordering characters, bounded, nothing that a client would
+//! turn into a link. What is cut is marked with `…`.
+//!
+//! This is the first of two defences. The second, escaping for the place where the text lands, is
+//! [`taint`](super::taint)'s; neither relies on the other.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::LazyLock;
+
+use regex::{Captures, Regex};
+use serde_json::Value;
+
+/// Marks what was cut.
+pub(super) const CUT: char = '…';
+
+/// The vendor's domain: the only one whose addresses may become links.
+const VENDOR: &str = "halosecurity.com";
+
+/// One line of at most `max` characters: control, invisible and reordering characters dropped, white space collapsed.
+/// Marks that are written over a letter are dropped after the third, since a heap of them covers the lines around.
+/// Reads no further than it needs, so an endless text costs no more than a long one.
+pub(super) fn clean(text: &str, max: usize) -> String {
+    let mut line = String::new();
+    let (mut count, mut gap, mut marks) = (0, false, 0);
+    for letter in text.chars() {
+        marks = if is_mark(letter) { marks + 1 } else { 0 };
+        if letter.is_whitespace() || matches!(letter, '\u{1C}'..='\u{1F}' | '\u{2800}') {
+            gap = count > 0;
+        } else if !is_hidden(letter) && marks <= MARKS_MAX {
+            for letter in gap.then_some(' ').into_iter().chain([letter]) {
+                if count == max {
+                    return with_mark(line);
+                }
+                line.push(letter);
+                count += 1;
+            }
+            gap = false;
+        }
+    }
+    line
+}
+
+/// [`clean`] and defanged: an address in it cannot be clicked. `own` is a host name that may stand as it is.
+pub(super) fn tame(text: &str, own: Option<&str>, max: usize) -> String {
+    shorten(&defang(&clean(text, max), own), max)
+}
+
+/// The first `max` characters; the last of them is `…` if anything was cut.
+///
+/// An address that might stand whole must not when it is cut: `www.example.com.example.org` would lead to
+/// `www.example.com`, another's host.
+pub(super) fn shorten(text: &str, max: usize) -> String {
+    let Some((end, _)) = text.char_indices().nth(max) else { return text.to_owned() };
+    let kept = &text[..end];
+    let word = kept.rfind([' ', '\n']).map_or(0, |at| at + 1);
+    let tail = &kept[word..];
+    let tamed = if tail.contains(is_dot) { defang(tail, None) } else { tail.to_owned() };
+    let kept = kept[..word].chars().chain(tamed.chars()).take(max);
+    with_mark(kept.collect())
+}
+
+/// [`shorten`] for machines: what is left is as it was.
+pub(super) fn cut(text: &str, max: usize) -> String {
+    match text.char_indices().nth(max) {
+        None => text.to_owned(),
+        Some((end, _)) => with_mark(text[..end].to_owned()),
+    }
+}
+
+fn with_mark(mut text: String) -> String {
+    text.pop();
+    text.push(CUT);
+    text
+}
+
+/// How many marks one letter may carry: what Vietnamese and pointed Hebrew need.
+const MARKS_MAX: usize = 3;
+
+/// Nonspacing marks of the blocks that are used to heap them up; no complete list of the property `Mn`.
+/// <https://www.unicode.org/charts/>
+fn is_mark(letter: char) -> bool {
+    letter >= '\u{300}'
+        && matches!(letter,
+            '\u{0300}'..='\u{036F}' | '\u{0483}'..='\u{0489}' | '\u{0591}'..='\u{05BD}' | '\u{0610}'..='\u{061A}'
+            | '\u{064B}'..='\u{065F}' | '\u{06D6}'..='\u{06ED}' | '\u{0E31}' | '\u{0E34}'..='\u{0E3A}'
+            | '\u{0E47}'..='\u{0E4E}' | '\u{0EB1}'..='\u{0ECE}' | '\u{0F71}'..='\u{0F87}' | '\u{1AB0}'..='\u{1AFF}'
+            | '\u{1DC0}'..='\u{1DFF}' | '\u{20D0}'..='\u{20FF}' | '\u{302A}'..='\u{302F}' | '\u{3099}'..='\u{309A}'
+            | '\u{A66F}'..='\u{A67D}' | '\u{FE20}'..='\u{FE2F}' | '\u{1D165}'..='\u{1D1AD}')
+}
+
+/// What no reader sees but a machine, a terminal or the order of letters may act on; and noncharacters, among them the
+/// marks of [`taint`](super::taint). Which these are: <https://www.unicode.org/reports/tr36/#Bidirectional_Text_Spoofing>
+/// and the property `Default_Ignorable_Code_Point` of <https://www.unicode.org/reports/tr44/>.
+pub(super) fn is_hidden(letter: char) -> bool {
+    let code = u32::from(letter);
+    letter.is_control()
+        || matches!(letter,
+            '\u{00AD}' | '\u{034F}' | '\u{061C}' | '\u{115F}' | '\u{1160}' | '\u{17B4}' | '\u{17B5}'
+            | '\u{180B}'..='\u{180F}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}'
+            | '\u{3164}' | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}' | '\u{FFA0}' | '\u{FFF0}'..='\u{FFFC}'
+            | '\u{13430}'..='\u{1345F}' | '\u{16FE4}' | '\u{1BCA0}'..='\u{1BCA3}' | '\u{1D159}'
+            | '\u{1D173}'..='\u{1D17A}' | '\u{E0000}'..='\u{E0FFF}'
+            | '\u{FDD0}'..='\u{FDEF}')
+        || code & 0xFFFE == 0xFFFE
+}
+
+/// Makes addresses unclickable, the way analysts write them: `hxxps://evil[.]example`, `user@evil[.]example`.
+/// A host name stays whole only if it is `own` or the vendor's and stands alone: no scheme, user, port or path.
+pub(super) fn defang(text: &str, own: Option<&str>) -> String {
+    // `//evil.example` takes the scheme of the page around it, and Outlook opens `\\server\share`.
+    static SLASHES: LazyLock<Regex> = LazyLock::new(|| pattern(r"(^|[^:/\\\[])([/\\]{2,})([^\s/\\])"));
+    static SCHEME: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)([a-z0-9+.-]*)(\[?:[/\\]{2})"));
+    // Schemes that need no `//` to act, also at the end of a longer word: clients differ in where a word begins.
+    static BARE: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?i)(javascript|vbscript|data|blob|file|about|mailto|tel|sms|mms|callto|skype|slack|msteams|ms-[a-z-]+|search-ms|https?|ftps?|sips?|facetime|facetime-[a-z]+|webcal|xmpp|magnet|geo|maps|notes|news|outlook|onenote|zoommtg|intent|itms-[a-z]+|view-source|cid|mid):(\S)",
+        )
+    });
+    // Letters of any script and signs too: clients take `💩.la` for a host, and IDNA reads `℡` as `tel`.
+    static HOST: LazyLock<Regex> = LazyLock::new(|| {
+        let label = format!(r"[\w\-\x{{80}}-\x{{10FFFF}}&&[^\s{DOT_LIKE}…·–—‹›«»“”‘’]]+");
+        pattern(&format!(r"{label}(?:[.{DOT_LIKE}]{label})+"))
+    });
+
+    // Most words by far; a colon at the end, as of a label, joins nothing.
+    if !text.trim_end_matches(':').contains(|letter| matches!(letter, ':' | '/' | '\\') || is_dot(letter)) {
+        return text.to_owned();
+    }
+    let text = SLASHES.replace_all(text, "$1[$2]$3");
+    let text = SCHEME.replace_all(&text, |found: &Captures<'_>| match found[1].to_ascii_lowercase().as_str() {
+        // Done already.
+        "hxxp" | "hxxps" => found[0].to_owned(),
+        _ if found[2].starts_with('[') => found[0].to_owned(),
+        "http" => format!("hxxp{}", &found[2]),
+        "https" => format!("hxxps{}", &found[2]),
+        _ => format!("{}[{}]", &found[1], &found[2]),
+    });
+    let text = BARE.replace_all(&text, "$1[:]$2");
+    HOST.replace_all(&text, |found: &Captures<'_>| {
+        let host = &found[0];
+        let (start, end) = found.get(0).map_or((0, 0), |all| (all.start(), all.end()));
+        let (before, after) = (&text[..start], &text[end..]);
+        let joined = |letter: char| matches!(letter, '/' | '\\' | ':' | '?' | '#' | '@');
+        let stands_alone = !before.ends_with(|letter| joined(letter) || letter == ']') && !after.starts_with(joined);
+        let may_stay = stands_alone && (own.is_some_and(|own| own.eq_ignore_ascii_case(host)) || is_vendor(host));
+        let is_certain = before.ends_with('@') || before.ends_with("//]") || before.ends_with("\\\\]");
+        if may_stay || !(is_certain || before.ends_with("://") || looks_like_host(host)) {
+            return host.to_owned();
+        }
+        host.replace(is_dot, "[.]")
+    })
+    .into_owned()
+}
+
+/// Read as dots in host names, some by IDNA (<https://www.unicode.org/reports/tr46/>), some by lenient clients.
+const DOT_LIKE: &str = "\u{3002}\u{FF0E}\u{FF61}\u{2024}\u{FE52}";
+
+fn is_dot(letter: char) -> bool {
+    letter == '.' || DOT_LIKE.contains(letter)
+}
+
+fn pattern(text: &str) -> Regex {
+    #[expect(clippy::expect_used, reason = "a constant pattern, compiled by the tests of this module")]
+    Regex::new(text).expect("a constant pattern is valid")
+}
+
+/// Endings of file names that are no top-level domains; without them `login.php` would read `login[.]php`.
+const FILE_ENDINGS: [&str; 20] = [
+    "asp", "aspx", "bin", "cgi", "css", "dll", "exe", "gif", "htm", "html", "jpg", "js", "json", "jsp", "min", "pdf",
+    "php", "png", "txt", "xml",
+];
+
+/// Whether a client may take dotted words for an address: something like an IPv4 address, anything that begins with `www`,
+/// or any word after the first dot that could be a top-level domain. Too careful rather than too clever, since the list of
+/// those domains grows.
+fn looks_like_host(words: &str) -> bool {
+    let is_domain = |word: &str| {
+        let word = word.trim_matches(['-', '_']);
+        !word.is_ascii()
+            || (word.len() >= 2
+                && word.bytes().any(|letter| letter.is_ascii_alphabetic())
+                && !FILE_ENDINGS.contains(&word.to_ascii_lowercase().as_str()))
+    };
+    let is_octet = |word: &&str| (1..=3).contains(&word.len()) && word.bytes().all(|letter| letter.is_ascii_digit());
+    let labels: Vec<_> = words.split(is_dot).collect();
+    let mut octets = labels.iter().flat_map(|label| label.split('-'));
+    let is_prefixed = ["www", "ftp"].iter().any(|prefix| labels[0].eq_ignore_ascii_case(prefix));
+    is_prefixed
+        || labels.iter().skip(1).any(|label| is_domain(label))
+        || (labels.len() >= 4 && octets.all(|octet| is_octet(&octet)))
+}
+
+fn is_vendor(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    host.strip_suffix(VENDOR).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// A host name or IP address and nothing else: what may be shown as the event's own target without defanging.
+pub(super) fn is_plain_host(text: &str) -> bool {
+    if text.parse::<Ipv4Addr>().is_ok() || text.parse::<Ipv6Addr>().is_ok() {
+        return true;
+    }
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+/// A plain host, or a network (`192.0.2.0/24`): a target in any of the vendor's three kinds.
+pub(super) fn is_plain_target(text: &str) -> bool {
+    is_plain_host(text)
+        || text.split_once('/').is_some_and(|(address, bits)| {
+            address.parse::<std::net::IpAddr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| bits <= 128)
+        })
+}
+
+/// An `https` address on the vendor's hosts, written so plainly that every client reads the same host in it.
+pub(super) fn is_vendor_url(url: &str) -> bool {
+    is_plain_url(url) && https_host(url).is_some_and(|host| is_plain_host(host) && is_vendor(host))
+}
+
+/// An `https` or `http` address that configuration may turn into a link: printable ASCII without the characters that end a
+/// link in some channel's notation, and a plain host with an optional port.
+pub(super) fn is_plain_url(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")) else { return false };
+    let plain = |byte: u8| byte.is_ascii_graphic() && !b"\"'<>\\^`{|}".contains(&byte);
+    let authority = authority(rest);
+    let (host, port) = authority.split_once(':').unwrap_or((authority, "443"));
+    url.len() <= 2_000 && url.bytes().all(plain) && is_plain_host(host) && port.parse::<u16>().is_ok()
+}
+
+fn https_host(url: &str) -> Option<&str> {
+    url.strip_prefix("https://").map(authority)
+}
+
+fn authority(rest: &str) -> &str {
+    rest.split(['/', '?', '#']).next().unwrap_or_default()
+}
+
+/// A field's value in a few words: lists joined, objects as `name: value`, deeper things left out.
+pub(super) fn brief(value: &Value) -> String {
+    const ITEMS_MAX: usize = 8;
+    let scalar = |value: &Value| match value {
+        Value::Null => "–".to_owned(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => clean(text, 1_000),
+        Value::Array(_) | Value::Object(_) => CUT.to_string(),
+    };
+    let joined = |mut items: Vec<String>, more: bool| {
+        if more {
+            items.push(CUT.to_string());
+        }
+        items.join(", ")
+    };
+    match value {
+        Value::Array(list) => joined(list.iter().take(ITEMS_MAX).map(scalar).collect(), list.len() > ITEMS_MAX),
+        Value::Object(members) => {
+            let items = members.iter().take(ITEMS_MAX);
+            let items = items.map(|(name, value)| format!("{}: {}", clean(name, 40), scalar(value)));
+            joined(items.collect(), members.len() > ITEMS_MAX)
+        }
+        Value::Null => String::new(),
+        other => scalar(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn text_is_one_visible_line() {
+        let cases = [
+            ("plain text", "plain text"),
+            ("  a\r\n\tb\u{A0}\u{2003}c \u{2028}d\u{85}", "a b c d"),
+            ("a\0b\u{7}c\u{9B}d\u{1b}[31m", "abcd[31m"),
+            ("\u{202E}evil\u{2066}\u{200B}\u{FEFF}\u{AD}x\u{E0041}", "evilx"),
+            ("\u{FDD0}a\u{FDD1}\u{FFFE}\u{10FFFF}b", "ab"),
+            ("Grüße, 世界 \u{1F600}", "Grüße, 世界 \u{1F600}"),
+            ("\u{200B}\n\u{202E}", ""),
+            (
+                "Z\u{301}\u{302}\u{303}\u{304}\u{305}a\u{20DD}l\u{E48}\u{E48}\u{E48}\u{E48}",
+                "Z\u{301}\u{302}\u{303}a\u{20DD}l\u{E48}\u{E48}\u{E48}",
+            ),
+            ("\u{34F}\u{115F}\u{3164}\u{FFA0}a\u{FFF9}b\u{FFFA}c\u{FFFB}\u{FFFC}\u{2800}d\u{16FE4}\u{13437}", "abc d"),
+            ("👩\u{200D}💻 ❤\u{FE0F} 🏴\u{E0067}\u{E007F}", "👩💻 ❤ 🏴"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(clean(text, 50), expected, "{text:?}");
+        }
+        assert_eq!(clean("abcdef", 6), "abcdef");
+        assert_eq!(clean("abcdefg", 6), "abcde…");
+        assert_eq!(clean("abcde   ", 5), "abcde");
+        assert_eq!(clean("ééééé", 3), "éé…");
+        assert_eq!(shorten("ééééé", 3), "éé…");
+        assert_eq!(shorten("ééé", 3), "ééé");
+        // Cut, it would be another's host.
+        assert_eq!(shorten("at www.bank.example.com.example.org", 24), "at www[.]bank[.]example…");
+        assert_eq!(shorten("https://app.halosecurity.com/link", 27), "hxxps://app[.]halosecurity…");
+        assert_eq!(shorten("a.example b.example cccc", 21), "a.example b.example …");
+    }
+
+    #[test]
+    fn addresses_cannot_be_clicked() {
+        let cases = [
+            ("see https://evil.example/x?y=1", "see hxxps://evil[.]example/x?y=1"),
+            ("HTTP://EVIL.example", "hxxp://EVIL[.]example"),
+            ("://evil.example 1://x", "[://]evil[.]example 1[://]x"),
+            ("ftp://a.b.example", "ftp[://]a[.]b[.]example"),
+            ("https:\\\\evil.example", "hxxps:\\\\evil[.]example"),
+            ("//evil.example/x", "[//]evil[.]example/x"),
+            ("//www.example.org //localhost/x", "[//]www[.]example[.]org [//]localhost/x"),
+            ("\\\\evil\\share", "[\\\\]evil\\share"),
+            ("http:evil.example https:/localhost", "http[:]evil[.]example https[:]/localhost"),
+            ("sip:x facetime-audio:x news:x webcal:x", "sip[:]x facetime-audio[:]x news[:]x webcal[:]x"),
+            ("💩.la i❤.ws evil.℡ evil.ﬁ", "💩[.]la i❤[.]ws evil[.]℡ evil[.]ﬁ"),
+            ("evil․example evil﹒example evil｡example", "evil[.]example evil[.]example evil[.]example"),
+            ("evil.example. 𝐞𝐯𝐢𝐥.𝐜𝐨𝐦 ｅｖｉｌ．ｃｏｍ", "evil[.]example. 𝐞𝐯𝐢𝐥[.]𝐜𝐨𝐦 ｅｖｉｌ[.]ｃｏｍ"),
+            ("www.evil.php WWW.4 ftp.x.js", "www[.]evil[.]php WWW[.]4 ftp[.]x[.]js"),
+            ("a@b.php a@1.2 http://x.js", "a@b[.]php a@1[.]2 hxxp://x[.]js"),
+            ("001.002.003.004 10.0.0.1-10.0.0.9", "001[.]002[.]003[.]004 10[.]0[.]0[.]1-10[.]0[.]0[.]9"),
+            ("http://[2001:db8::1]/ evil.museum evil.x.zip", "hxxp://[2001:db8::1]/ evil[.]museum evil[.]x[.]zip"),
+            ("www.example.org。evil www.example.org@x", "www[.]example[.]org[.]evil www[.]example[.]org@x"),
+            ("evil.example", "evil[.]example"),
+            ("evil。example and evil．example", "evil[.]example and evil[.]example"),
+            ("user@evil.example", "user@evil[.]example"),
+            ("mailto:user@evil.example", "mailto[:]user@evil[.]example"),
+            ("javascript:alert(1)", "javascript[:]alert(1)"),
+            ("jAvAsCrIpT:alert(1)", "jAvAsCrIpT[:]alert(1)"),
+            ("data:text/html,x", "data[:]text/html,x"),
+            ("xn--e1afmkfd.xn--p1ai", "xn--e1afmkfd[.]xn--p1ai"),
+            ("правда.рф", "правда[.]рф"),
+            ("evil.co.1 evil.com_ 198.51.100.7", "evil[.]co[.]1 evil[.]com_ 198[.]51[.]100[.]7"),
+            // What stays: the event's own target and the vendor, alone; versions, files, times and prose.
+            ("www.example.org", "www.example.org"),
+            ("WWW.EXAMPLE.ORG is up", "WWW.EXAMPLE.ORG is up"),
+            ("app.halosecurity.com", "app.halosecurity.com"),
+            ("www.example.org/login", "www[.]example[.]org/login"),
+            ("https://www.example.org", "hxxps://www[.]example[.]org"),
+            ("admin@www.example.org:22", "admin@www[.]example[.]org:22"),
+            ("www.example.org.evil.example", "www[.]example[.]org[.]evil[.]example"),
+            ("nothalosecurity.com", "nothalosecurity[.]com"),
+            ("Exim smtpd 4.94.2", "Exim smtpd 4.94.2"),
+            ("login.php, /js/jquery-3.6.min.js", "login.php, /js/jquery-3.6.min.js"),
+            ("At 09:41. Data: none", "At 09:41. Data: none"),
+        ];
+        for (text, expected) in cases {
+            let safe = defang(text, Some("www.example.org"));
+            assert_eq!(safe, expected, "{text:?}");
+            assert_eq!(defang(&safe, Some("www.example.org")), safe, "once is enough");
+        }
+        assert_eq!(defang("www.example.org", None), "www[.]example[.]org");
+    }
+
+    #[test]
+    fn which_addresses_may_be_links() {
+        for url in [
+            "https://halosecurity.com",
+            "https://app.halosecurity.com/link?q=user-event&id=id1",
+            "https://WWW.HaloSecurity.com:443/#x",
+        ] {
+            assert!(is_plain_url(url), "{url}");
+        }
+        assert!(is_vendor_url("https://app.halosecurity.com/link?q=user-event&id=id1"));
+        for url in [
+            "http://app.halosecurity.com/",
+            "https://halosecurity.com.evil.example/",
+            "https://evilhalosecurity.com/",
+            "https://app.halosecurity.com@evil.example/",
+            "https://evil.example\\@app.halosecurity.com/",
+            "https://evil.example/https://app.halosecurity.com/",
+            "https://evil.example?app.halosecurity.com/",
+            "https://app.halosecurity.com/|x",
+            "https://app.halosecurity.com/ x",
+            "https://app.halosecurity.com/\"onclick",
+            "https://app.halosecurity.com/>",
+            "https:app.halosecurity.com",
+            "//app.halosecurity.com/",
+            "javascript://app.halosecurity.com/%0aalert(1)",
+            " https://app.halosecurity.com/",
+            "https://.halosecurity.com/",
+            "",
+        ] {
+            assert!(!is_vendor_url(url), "{url}");
+        }
+        assert!(is_plain_url("http://wiki.example.org:8080/runbooks/certs_(tls)#renew"));
+        for url in ["https://", "https://user@wiki.example.org/", "https://wiki.example.org:x/", "wiki.example.org"] {
+            assert!(!is_plain_url(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn values_in_a_few_words() {
+        let cases = [
+            (json!("x"), "x"),
+            (json!(465), "465"),
+            (json!(-1.5), "-1.5"),
+            (json!(true), "yes"),
+            (json!(null), ""),
+            (json!([1, "two", null, [3]]), "1, two, –, …"),
+            (json!({"a": 1, "b": {"c": 2}}), "a: 1, b: …"),
+            (json!([1, 2, 3, 4, 5, 6, 7, 8, 9]), "1, 2, 3, 4, 5, 6, 7, 8, …"),
+            (json!([]), ""),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(brief(&value), expected);
+        }
+    }
+}

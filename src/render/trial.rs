@@ -1,0 +1,149 @@
+//! Trying every template before it is needed: on an event that has everything, on one that has nothing but an id and a key,
+//! and on a hostile one, which must render to the same structure as the first.
+
+use serde_json::{Value, json};
+
+use super::template::Facts;
+use super::{Circumstances, Context, Format, Place, RenderError, Renderer, Source, TemplateError, outline};
+use crate::model::delivery::Code;
+use crate::model::{Content, DeliveryId, DestinationName, Event, RuleName, Severity, Timestamp};
+
+/// Every notation of every channel that hostile text has been seen in, on one line.
+pub(super) const HOSTILE: &str = "<!channel> <@U1> <http://evil.example|x> *b* _i_ ~s~ `c` :skull: [x](javascript:alert(1)) \
+    <at>all</at> {{DATE(2026-01-01T00:00:00Z)}} {{event.id}} <script>alert(1)</script> \" onclick=\"x ' = \\ \", \"a\": \
+    {\"b\": 1} \r\nBcc: x@evil.example\r\n\r\n https://evil.example/ \u{202E}\u{200B}\u{FEFF}\0\u{FDD0}\u{FDD1}\u{FDD3}";
+
+/// What templates of a format see, for the lint.
+pub(super) fn context_of(format: Format) -> Value {
+    let Some(context) = context(&Facts::default(), Kind::Full) else { return json!({}) };
+    context.as_read(&Facts::default(), format == Format::Webhook).data().clone()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Full,
+    Bare,
+    Hostile,
+}
+
+/// `None` cannot happen: an id and a key make an event.
+fn context(facts: &Facts, kind: Kind) -> Option<Context> {
+    // As long and as different from each other in either kind, so that neither has more or other facts.
+    let filler = if kind == Kind::Hostile { HOSTILE.to_owned() } else { "x".repeat(HOSTILE.len()) };
+    let text = |name: &str| format!("{name} {filler}");
+    let mut record = json!({"event_id": "id1", "key": "website-cert-expiring"});
+    if kind != Kind::Bare {
+        record = json!({
+            "event_id": "20261123094100aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "key": "website-cert-expiring",
+            "subject": text("subject"),
+            "url": "https://app.halosecurity.com/link?q=user-event&id=id1",
+            "date_created": "2026-11-23 09:41",
+            "target": {"target": text("target"), "target_id": 123_456, "target_name": text("name")},
+            "host": text("host"),
+            "cert_subject_cn": text("certificate"),
+            "cert_issuer_cn": text("issuer"),
+            "expires_in_days": 7,
+        });
+        for field in &facts.fields {
+            if record.get(field).is_none() {
+                record[field] = json!(text(field));
+            }
+        }
+    }
+    let event = Event::from_value(record).ok()?;
+    let received = Timestamp::from_millis(1_795_426_920_000);
+    let full = kind != Kind::Bare;
+    Some(Context::new(
+        &event,
+        &Circumstances {
+            delivery_id: &DeliveryId::new("trial", 1),
+            code: Code::of_row(1),
+            severity: Severity::High,
+            rule: &RuleName::from("rule"),
+            runbook: full.then_some("https://wiki.example.org/runbook"),
+            destination: &DestinationName::from("destination"),
+            may_repeat: full,
+            test: full,
+            received,
+            now: if full { received.plus(std::time::Duration::from_hours(1)) } else { received },
+        },
+    ))
+}
+
+/// Renders every template on every kind of event; what went wrong is told at the place in the file it most likely is.
+pub(super) fn run(renderer: &Renderer, sources: &[Source]) -> Vec<TemplateError> {
+    let mut errors: Vec<TemplateError> = Vec::new();
+    for (format, templates) in &renderer.formats {
+        for (name, facts) in &templates.read {
+            let source = |file: &str| {
+                let same = |source: &&Source| source.format == *format && format.file(&source.name) == file;
+                sources.iter().rev().find(same)
+            };
+            if let Some(error) = try_one(renderer, *format, name, facts) {
+                let file = error.template.split_once('/').map_or("", |(_, file)| file);
+                let found = source(file).or_else(|| source(&format.file(name))).map(|source| located(source, &error));
+                errors.extend(found.filter(|error| !errors.contains(error)));
+            }
+        }
+    }
+    errors
+}
+
+fn try_one(renderer: &Renderer, format: Format, name: &str, facts: &Facts) -> Option<RenderError> {
+    let mut shapes = Vec::new();
+    for kind in [Kind::Full, Kind::Bare, Kind::Hostile] {
+        let context = context(facts, kind)?;
+        let shape = if format.is_json() {
+            renderer.render(format.channel(), name, &context).map(|content| match content {
+                Content::Json(document) => outline(&document, format.channel()),
+                Content::Mail { .. } => Value::Null,
+            })
+        } else {
+            let text = renderer.rendered(format, name, &context);
+            text.map(
+                |text| if format == Format::Html { json!(text.matches(['<', '>', '"']).count()) } else { Value::Null },
+            )
+        };
+        match shape {
+            Ok(shape) => shapes.push(shape),
+            Err(error) => return Some(error),
+        }
+    }
+    let changed = shapes.first() != shapes.last() && !facts.compares;
+    changed.then(|| RenderError {
+        template: format!("{}/{}", format.channel(), format.file(name)),
+        place: Place::Whole,
+        message: "what an event says changes the structure of the message".to_owned(),
+    })
+}
+
+/// A place in what was rendered is looked up in the template by the literal text beside it.
+fn located(source: &Source, error: &RenderError) -> TemplateError {
+    let (line, column) = match &error.place {
+        Place::Line { line, column } => (*line, *column),
+        Place::Whole => (1, 1),
+        Place::Rendered { line } => (source.text.lines().count().min(*line).max(1), 1),
+        Place::Pointer(pointer) => place_of_member(&source.text, pointer),
+    };
+    let rendered = match &error.place {
+        Place::Pointer(pointer) => Some(format!("it is at {pointer} of the rendered message")),
+        Place::Rendered { line } => Some(format!("in line {line} of the rendered text")),
+        Place::Whole | Place::Line { .. } => None,
+    };
+    source.error(line, column, error.message.clone(), rendered)
+}
+
+/// The line and column of the member that a pointer ends in: where it has a value, else where it is first named.
+fn place_of_member(text: &str, pointer: &str) -> (usize, usize) {
+    let member = pointer.rsplit('/').find(|step| step.parse::<usize>().is_err()).unwrap_or_default();
+    let quoted = format!("\"{member}\"");
+    let places = || {
+        text.lines().zip(1..).filter_map(|(line, number)| {
+            let at = line.find(&quoted)?;
+            Some((line[at..].contains("{{"), number, line[..at].chars().count() + 1))
+        })
+    };
+    let best = places().find(|(has_value, ..)| *has_value).or_else(|| places().next());
+    best.map_or((1, 1), |(_, line, column)| (line, column))
+}
