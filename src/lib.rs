@@ -34,6 +34,7 @@ pub mod clock;
 pub mod serve;
 pub mod telemetry;
 
+pub mod deliver;
 pub mod rate;
 pub mod render;
 pub mod routing;
