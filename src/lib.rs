@@ -39,3 +39,5 @@ pub mod rate;
 pub mod render;
 pub mod routing;
 pub mod store;
+
+pub mod intake;
