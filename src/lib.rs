@@ -40,4 +40,5 @@ pub mod render;
 pub mod routing;
 pub mod store;
 
+pub mod dispatch;
 pub mod intake;
