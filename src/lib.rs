@@ -40,5 +40,6 @@ pub mod render;
 pub mod routing;
 pub mod store;
 
+pub mod admin;
 pub mod dispatch;
 pub mod intake;
