@@ -43,3 +43,5 @@ pub mod store;
 pub mod admin;
 pub mod dispatch;
 pub mod intake;
+
+pub mod source;
