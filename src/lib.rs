@@ -45,3 +45,5 @@ pub mod dispatch;
 pub mod intake;
 
 pub mod source;
+
+pub mod config;

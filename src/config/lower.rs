@@ -1,0 +1,419 @@
+//! From the YAML as written to the settings the program runs on. Goes on after a mistake, so that one reading finds them
+//! all; what cannot be made is left out, and then no [`Config`] comes out at the end.
+//!
+//! One file for each part of the rules file; this one holds the order, and what every part needs: reporting a problem,
+//! fields that are missing or misplaced, names, secrets, durations.
+
+mod destinations;
+mod listen;
+mod rules;
+mod sources;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::file::{At, Entries, Field, File, LATER, Reference, Sp, Span, Strays, Written};
+use super::problem::{Place, Problem, Problems, Source, quoted};
+use super::secrets::{Asked, Kept, Missing, Secrets, Vault, is_plain_name, nearest_reference};
+use super::words::nearest;
+use super::{Config, LoadOptions, read_bounded, revision};
+use crate::model::{Secret, Severity};
+use crate::render::{Renderer, TemplateError};
+
+/// The severity of a rule that names none, and of unrouted events: most event keys are news, not alarms, and a rule says
+/// when one is.
+const DEFAULT_SEVERITY: Severity = Severity::Info;
+
+/// Bounds the memory that a file full of mistakes takes. Nobody reads so many, and the first error is always kept.
+const PROBLEMS_MAX: usize = 1000;
+
+/// Of a template with a mistake; longer ones are named only.
+const SHOWN_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Names go into metrics, logs, command lines and message footers.
+const NAME_BYTES_MAX: usize = 64;
+
+pub(super) fn lower(
+    file: &File,
+    text: &str,
+    path: &Path,
+    source: &Source,
+    options: &LoadOptions<'_>,
+) -> Result<Config, Problems> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let mut checker = Checker { source, text, directory, options, problems: Vec::new() };
+    let lowered = checker.file(file);
+    let mut problems = checker.problems;
+    problems.sort_by_key(|problem| match &problem.place {
+        Some(place) => (place.file != *source.file(), place.span.start),
+        None => (true, usize::MAX),
+    });
+    match lowered {
+        Some(lowered) if !problems.iter().any(Problem::is_error) => Ok(Config {
+            sources: lowered.sources,
+            destinations: lowered.destinations.into_settings(),
+            admin: lowered.admin,
+            rules: Arc::new(lowered.rules),
+            templates: lowered.templates,
+            revision: revision(text),
+            path: path.to_owned(),
+            warnings: problems,
+        }),
+        _ => Err(Problems::new(problems)),
+    }
+}
+
+struct Lowered {
+    sources: Vec<crate::source::Settings>,
+    destinations: destinations::Defined,
+    admin: Option<super::Listen>,
+    rules: crate::routing::RuleSet,
+    templates: Renderer,
+}
+
+/// The file being read, and what was found so far. Each part of the file adds its own methods.
+struct Checker<'a> {
+    source: &'a Source,
+    text: &'a str,
+    directory: &'a Path,
+    options: &'a LoadOptions<'a>,
+    problems: Vec<Problem>,
+}
+
+impl Checker<'_> {
+    /// `None` only if there is an error among the problems.
+    fn file(&mut self, file: &File) -> Option<Lowered> {
+        self.strays(&file.strays, self.source.file(), File::FIELDS);
+        let templates = self.templates(file.templates_dir.as_ref());
+        let sources = self.sources(file);
+        let destinations = self.destinations(file, templates.as_ref());
+        let admin = file.admin.as_ref().and_then(|admin| self.admin(admin));
+        self.listener_clashes(file, &sources, admin.as_ref());
+        let default_severity = file.defaults.as_ref().and_then(|defaults| {
+            self.strays(&defaults.value.strays, "`defaults`", super::file::Defaults::FIELDS);
+            self.severity(defaults.value.severity.as_ref()?)
+        });
+        let rules = self.rules(file, &destinations, templates.as_ref(), default_severity.unwrap_or(DEFAULT_SEVERITY));
+        Some(Lowered { sources, destinations, admin, rules: rules?, templates: templates? })
+    }
+
+    fn templates(&mut self, field: Option<&Field<String>>) -> Option<Renderer> {
+        let directory = field.map(|field| self.directory.join(&field.value));
+        if let (Some(field), Some(directory)) = (field, &directory)
+            && !directory.is_dir()
+        {
+            self.report(
+                Problem::error("bad-path", format!("the templates directory {} does not exist", quoted(&field.value))),
+                field.at,
+                "not a directory",
+                "create it, or remove `templates_dir` to use the built-in templates; the path starts from this file",
+            );
+            return None;
+        }
+        Renderer::load(directory.as_deref()).map_err(|errors| self.template_errors(errors)).ok()
+    }
+
+    fn template_errors(&mut self, errors: Vec<TemplateError>) {
+        for error in errors {
+            let name = error.path.as_ref().map_or(error.name, |path| path.display().to_string());
+            let text = error.path.and_then(|path| read_bounded(&path, SHOWN_BYTES_MAX).ok()?);
+            let text = text.and_then(|bytes| String::from_utf8(bytes).ok());
+            let place = text.map(|text| Source::new(&name, &text, []).place_at(error.line, error.column));
+            let help = error
+                .help
+                .unwrap_or_else(|| "mend the template, or remove the file to use the built-in one".to_owned());
+            let title = if place.is_some() { error.message } else { format!("{name}: {}", error.message) };
+            self.problems.push(Problem::error("bad-template", title).at(place, "").help(help));
+        }
+    }
+
+    fn place(&self, at: At) -> Option<Place> {
+        at.map(|span| self.source.place(span))
+    }
+
+    fn report(&mut self, problem: Problem, at: At, label: impl Into<String>, help: impl Into<String>) {
+        let full = self.problems.len() >= PROBLEMS_MAX;
+        if full && (!problem.is_error() || self.problems.iter().any(Problem::is_error)) {
+            return;
+        }
+        let place = self.place(at);
+        self.problems.push(problem.at(place, label).help(help));
+    }
+
+    /// Reports what stands in a table and should not. `table` names it, as in "the source `halo`".
+    fn strays(&mut self, strays: &Strays, table: &str, fields: &[&str]) {
+        for unknown in &strays.unknown {
+            let (name, at) = (unknown.key.value.as_str(), unknown.key.at);
+            let known = || format!("{table} takes {}", listed(fields));
+            if LATER.contains(&name) {
+                self.report(
+                    Problem::error("not-supported", format!("`{name}` is not supported in this version")),
+                    at,
+                    "a setting of a later version",
+                    "remove it, or update halo-relay",
+                );
+            } else {
+                let help =
+                    nearest(name, fields.iter().copied()).map_or_else(known, |near| format!("did you mean `{near}`?"));
+                let shown = if is_plain_name(name) { quoted(name) } else { "of this name".to_owned() };
+                let title = format!("{table} has no field {shown}");
+                self.report(Problem::error("unknown-field", title), at, "unknown field", help);
+            }
+        }
+        for duplicate in &strays.duplicates {
+            self.duplicate_key(&duplicate.key, duplicate.first);
+        }
+        for key in &strays.empty {
+            self.empty_value(key);
+        }
+    }
+
+    fn duplicate_key(&mut self, key: &Sp<String>, first: At) {
+        let problem = Problem::error("duplicate-key", format!("{} is written twice", quoted(&key.value)));
+        let problem = problem.related(self.place(first), "first written here");
+        self.report(problem, key.at, "written again here", "keep one of them");
+    }
+
+    fn empty_value(&mut self, key: &Sp<String>) {
+        let problem = Problem::error("empty-value", format!("{} has nothing behind it", quoted(&key.value)));
+        let help = if matches!(key.value.as_str(), "rules" | "send" | "to") {
+            "write a list, `[]` if it is to be empty, or remove the line"
+        } else {
+            "write a value, or remove the line"
+        };
+        self.report(problem, key.at, "no value", help);
+    }
+
+    /// The entries of a table of names: each with something behind it, each name good and used once.
+    fn entries<'e, T>(&mut self, entries: &'e Entries<T>, what: &str) -> Vec<(&'e Sp<String>, &'e T)> {
+        let mut seen: HashMap<&str, At> = HashMap::new();
+        let mut good = Vec::new();
+        for (name, value) in &entries.0 {
+            if let Some(first) = seen.get(name.value.as_str()) {
+                self.duplicate_key(name, *first);
+                continue;
+            }
+            seen.insert(&name.value, name.at);
+            self.name(&name.value, name.at, what);
+            match value {
+                Some(value) => good.push((name, value)),
+                None => self.empty_value(name),
+            }
+        }
+        good
+    }
+
+    fn name(&mut self, name: &str, at: At, what: &str) {
+        let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_good) {
+            self.report(
+                Problem::error("bad-name", format!("{} cannot name a {what}", quoted(name))),
+                at,
+                "not a name",
+                format!("use 1 to {NAME_BYTES_MAX} letters, digits, `-`, `_` and `.`"),
+            );
+        }
+    }
+
+    /// `at` is what the field belongs to.
+    fn missing_field(&mut self, table: &str, field: &str, at: At, example: &str) {
+        self.report(
+            Problem::error("missing-field", format!("{table} has no `{field}`")),
+            at,
+            format!("`{field}` is missing"),
+            format!("add {example}"),
+        );
+    }
+
+    /// Refuses the fields that this kind of table does not take, `table` being "a slack destination".
+    fn misplaced(
+        &mut self,
+        present: &[(&'static str, At)],
+        allowed: &[&str],
+        table: &str,
+        owner: impl Fn(&str) -> &'static str,
+    ) {
+        for (name, key) in present.iter().filter(|(name, _)| !allowed.contains(name)) {
+            self.report(
+                Problem::error("misplaced-field", format!("`{name}` belongs to {}, and this is {table}", owner(name))),
+                *key,
+                "not used here",
+                format!("remove it; {table} takes {}", listed(allowed)),
+            );
+        }
+    }
+
+    fn severity(&mut self, field: &Field<String>) -> Option<Severity> {
+        if let Ok(severity) = field.value.parse() {
+            return Some(severity);
+        }
+        let names = Severity::ALL.map(Severity::name);
+        let help = match nearest(&field.value, names) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("write one of {}", listed(&names)),
+        };
+        let problem = Problem::error("bad-severity", format!("{} is not a severity", quoted(&field.value)));
+        self.report(problem, field.at, "not a severity", help);
+        None
+    }
+
+    /// A humantime duration within bounds, both ends included.
+    fn duration(&mut self, field: &Field<String>, least: Duration, most: Duration) -> Option<Duration> {
+        let written = field.value.trim();
+        let bare = !written.is_empty() && written.bytes().all(|byte| byte.is_ascii_digit());
+        let problem = match humantime::parse_duration(written) {
+            Ok(duration) if (least..=most).contains(&duration) => return Some(duration),
+            Ok(_) => (
+                format!("{} is out of range", quoted(written)),
+                format!(
+                    "write a duration from {} to {}",
+                    humantime::format_duration(least),
+                    humantime::format_duration(most)
+                ),
+            ),
+            Err(_) if bare => (format!("{} has no unit", quoted(written)), format!("write `{written}s` for seconds")),
+            Err(error) => (
+                format!("{} is not a duration: {error}", quoted(written)),
+                "write a number and a unit, like `90s`, `5m` or `2h 30m`".to_owned(),
+            ),
+        };
+        self.report(
+            Problem::error("bad-duration", problem.0),
+            field.at,
+            "not a duration that can be used here",
+            problem.1,
+        );
+        None
+    }
+
+    /// A secret: its value, or the stand-in if it is not to be looked up. `None` once a problem is reported.
+    fn secret(&mut self, asked: Asked<'_>, field: &Field<Written>, stand_in: &str) -> Option<Value> {
+        let secret = match &field.value {
+            Written::Bare => {
+                let problem = Problem::error("wrong-type", "a secret must be a text, not a number or a truth value");
+                self.report(problem, field.at, "without quotes", "put quotes round it; better, write { env: NAME }");
+                return None;
+            }
+            Written::Literal(value) => {
+                let problem =
+                    Problem::warning("literal-secret", format!("`{}` stands in the file in plain text", asked.field));
+                let help = "keep it elsewhere and write { env: NAME }, { file: PATH } or { credential: NAME }";
+                self.report(problem, field.at, "anyone who can read this file can use it", help);
+                Secret::new(value.as_str())
+            }
+            Written::Reference(reference) if !self.reference(&reference.strays) => return None,
+            Written::Reference(reference) => match self.look_up(asked, reference) {
+                Ok(Some(secret)) => secret,
+                Ok(None) => return Some(Value::StandIn(Secret::new(stand_in))),
+                Err(Missing { title, help }) => {
+                    let label = format!("needed for {}.{}.{}", asked.section, asked.name, asked.field);
+                    self.report(Problem::error("missing-secret", title), secret_place(field), label, help);
+                    return None;
+                }
+            },
+        };
+        if secret.expose().trim().is_empty() || secret.expose().chars().any(char::is_control) {
+            let title = format!("`{}` is empty, or holds a line break or another control character", asked.field);
+            let problem = Problem::error("bad-secret", title);
+            self.report(
+                problem,
+                secret_place(field),
+                "the secret from here cannot be used",
+                "copy it again, as one line",
+            );
+            return None;
+        }
+        Some(Value::Known(secret))
+    }
+
+    /// `Ok(None)` if secrets are not looked up.
+    fn look_up(&self, asked: Asked<'_>, reference: &Reference) -> Result<Option<Secret>, Missing> {
+        let kept = Kept::new(reference)?;
+        match if asked.section == "sources" { self.options.sources } else { self.options.destinations } {
+            Secrets::Skipped => Ok(None),
+            Secrets::Answered(answer) => Ok(Some(Secret::new(answer(&asked)))),
+            Secrets::Required => {
+                let vault = Vault { variable: self.options.variable, directory: self.directory };
+                vault.read(kept).map(Some)
+            }
+        }
+    }
+
+    /// As [`strays`](Self::strays), but never repeats an unknown name: in `{ hunter2 }` it is the secret.
+    fn reference(&mut self, strays: &Strays) -> bool {
+        for unknown in &strays.unknown {
+            let help = match nearest_reference(&unknown.key.value) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "write { env: NAME }, { file: PATH } or { credential: NAME }".to_owned(),
+            };
+            let problem = Problem::error("unknown-field", "a secret is kept in `env`, `file` or `credential`");
+            self.report(problem, unknown.key.at, "none of them", help);
+        }
+        for duplicate in &strays.duplicates {
+            self.duplicate_key(&duplicate.key, duplicate.first);
+        }
+        for key in &strays.empty {
+            self.empty_value(key);
+        }
+        strays.unknown.is_empty() && strays.duplicates.is_empty() && strays.empty.is_empty()
+    }
+
+    /// The place of a part of a value: of bytes `at..at + len` of it. The whole value where escapes or folding stand
+    /// between the value and its spelling.
+    fn within(&self, item: &Sp<&str>, at: usize, len: usize) -> At {
+        let whole = item.at?;
+        let written = self.text.get(whole.start..)?;
+        let quote = usize::from(written.starts_with(['"', '\'']));
+        if written.get(quote..)?.starts_with(item.value) {
+            let start = whole.start + quote + at.min(item.value.len());
+            return Some(Span { start, end: start + len.min(item.value.len().saturating_sub(at)) });
+        }
+        Some(whole)
+    }
+}
+
+/// What to point at: the secret, or the name it goes by.
+fn secret_place(field: &Field<Written>) -> At {
+    let Written::Reference(reference) = &field.value else { return field.at };
+    let names = [&reference.env, &reference.file, &reference.credential];
+    let mut present = names.into_iter().flatten();
+    match (present.next(), present.next()) {
+        (Some(name), None) => name.at,
+        _ => field.key,
+    }
+}
+
+/// A secret that was asked for.
+enum Value {
+    Known(Secret),
+    /// Not looked up; good for nothing but filling its place.
+    StandIn(Secret),
+}
+
+impl Value {
+    fn into_secret(self) -> Secret {
+        match self {
+            Self::Known(secret) | Self::StandIn(secret) => secret,
+        }
+    }
+
+    /// What can be checked.
+    fn known(&self) -> Option<&Secret> {
+        match self {
+            Self::Known(secret) => Some(secret),
+            Self::StandIn(_) => None,
+        }
+    }
+}
+
+/// `` `a`, `b` and `c` ``
+fn listed(words: &[&str]) -> String {
+    let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+    match words.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+        None => "nothing".to_owned(),
+    }
+}

@@ -1,0 +1,495 @@
+//! `destinations:`, where deliveries go.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use lettre::message::Mailbox;
+
+use super::{Checker, Value, listed, secret_place};
+use crate::config::file::{At, Destination as Written, Field, File, Many, Smtp, Sp, Written as WrittenSecret};
+use crate::config::problem::{Problem, quoted, reason};
+use crate::config::secrets::Asked;
+use crate::config::words::nearest;
+use crate::config::{Destination, read_bounded};
+use crate::deliver::email::{RECIPIENTS_MAX, SettingsError};
+use crate::deliver::{Settings, UrlProblem, email, slack, teams, webhook};
+use crate::model::{Channel, DestinationName, Secret};
+use crate::rate::Window;
+use crate::render::Renderer;
+
+/// Where bots post. <https://docs.slack.dev/reference/methods/chat.postMessage>
+const SLACK_API: &str = "https://slack.com/api";
+/// Limits of one destination.
+const LIMITS_MAX: usize = 8;
+/// What `Notifier`s of a run without secrets are built from; the name is reserved and resolves nowhere (RFC 2606).
+const STAND_IN_URL: &str = "https://skipped.invalid/";
+/// 24 zero bytes, the shortest key there is.
+const STAND_IN_KEY: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+/// What submission servers commonly offer; required then, never given up for plain text.
+const DEFAULT_TLS: email::Tls = email::Tls::StartTls;
+/// The system's own bundle of all public authorities has 0.2 MiB.
+const CA_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// RFC 7468, section 5.
+const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+const STAND_IN_TOKEN: &str = "skipped-by-this-run";
+
+const SLACK: [&str; 7] = ["type", "url", "token", "channel", "limit", "template", "allow_http"];
+const TEAMS: [&str; 5] = ["type", "url", "limit", "template", "allow_http"];
+const EMAIL: [&str; 6] = ["type", "smtp", "from", "to", "limit", "template"];
+const WEBHOOK: [&str; 6] = ["type", "url", "secret", "limit", "template", "allow_http"];
+
+fn fields(channel: Channel) -> &'static [&'static str] {
+    match channel {
+        Channel::Slack => &SLACK,
+        Channel::Teams => &TEAMS,
+        Channel::Email => &EMAIL,
+        Channel::Webhook => &WEBHOOK,
+    }
+}
+
+/// All destinations a file names, also those with faults, so that rules naming them are not faulted too.
+pub(super) struct Defined(BTreeMap<DestinationName, One>);
+
+pub(super) struct One {
+    pub(super) at: At,
+    pub(super) channel: Option<Channel>,
+    settings: Option<Destination>,
+}
+
+impl Defined {
+    pub(super) fn get(&self, name: &str) -> Option<&One> {
+        self.0.get(name)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&DestinationName, &One)> {
+        self.0.iter()
+    }
+
+    pub(super) fn into_settings(self) -> BTreeMap<DestinationName, Destination> {
+        self.0.into_iter().filter_map(|(name, one)| Some((name, one.settings?))).collect()
+    }
+}
+
+impl Checker<'_> {
+    pub(super) fn destinations(&mut self, file: &File, templates: Option<&Renderer>) -> Defined {
+        let entries = file.destinations.as_ref().map(|field| self.entries(&field.value, "destination"));
+        let mut defined = BTreeMap::new();
+        for (name, written) in entries.unwrap_or_default() {
+            let channel = written.value.kind.as_ref().and_then(|kind| kind.value.parse().ok());
+            let settings = self.destination(name, written, templates);
+            defined.insert(name.value.as_str().into(), One { at: name.at, channel, settings });
+        }
+        Defined(defined)
+    }
+
+    fn destination(
+        &mut self,
+        name: &Sp<String>,
+        written: &Sp<Written>,
+        templates: Option<&Renderer>,
+    ) -> Option<Destination> {
+        let written = &written.value;
+        let table = format!("the destination {}", quoted(&name.value));
+        let channel = written.kind.as_ref().and_then(|kind| kind.value.parse().ok());
+        self.strays(&written.strays, &table, channel.map_or(Written::FIELDS, fields));
+        let types = Channel::ALL.map(Channel::name);
+        let Some(kind) = &written.kind else {
+            self.missing_field(&table, "type", name.at, &format!("`type:` and one of {}", listed(&types)));
+            return None;
+        };
+        let Ok(channel) = kind.value.parse::<Channel>() else {
+            self.unknown_type(kind, "destination", &types);
+            return None;
+        };
+        let limits = written.limit.as_ref().map(|field| self.limits(field)).unwrap_or_default();
+        if let (Some(template), Some(templates)) = (&written.template, templates) {
+            self.template(template, channel, templates, None);
+        }
+        let owner = Owner { checker: self, name, table: &table, kind: channel.name() };
+        let settings = owner.settings(channel, written)?;
+        Some(Destination { settings, limits, template: written.template.as_ref().map(|field| field.value.clone()) })
+    }
+
+    fn limits(&mut self, field: &Field<Many>) -> Vec<Window> {
+        let items = field.value.items(field.at, self.text);
+        if items.is_empty() || items.len() > LIMITS_MAX {
+            let problem = Problem::error("bad-rate", format!("a destination has 1 to {LIMITS_MAX} limits"));
+            self.report(problem, field.key, "none, or too many", "write one, like `30/10m`, or a list of them");
+        }
+        let mut windows = Vec::new();
+        for item in items.into_iter().take(LIMITS_MAX) {
+            match item.value.parse::<Window>() {
+                Ok(window) => windows.push(window),
+                Err(error) => {
+                    let problem = Problem::error("bad-rate", format!("{} is not a limit: {error}", quoted(item.value)));
+                    self.report(
+                        problem,
+                        item.at,
+                        "not a limit",
+                        "write how many in what time, like `1/1s` or `30/10m`",
+                    );
+                }
+            }
+        }
+        windows
+    }
+
+    /// `told_by` is where a destination of the rule is named, if it is a rule that names the template.
+    pub(super) fn template(&mut self, field: &Field<String>, channel: Channel, templates: &Renderer, told_by: At) {
+        if templates.has(channel, &field.value) {
+            return;
+        }
+        let title = format!("there is no {channel} template {}", quoted(&field.value));
+        let problem = Problem::error("unknown-template", title);
+        let problem = problem.related(self.place(told_by), format!("this destination takes {channel} messages"));
+        let extension = if channel == Channel::Email { "text.hbs" } else { "hbs" };
+        let help = match nearest(&field.value, templates.names(channel)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("write it as {channel}/NAME.{extension} in `templates_dir`, or remove `template`"),
+        };
+        self.report(problem, field.at, "no such template", help);
+    }
+}
+
+/// The destination being checked.
+struct Owner<'c, 'a> {
+    checker: &'c mut Checker<'a>,
+    name: &'c Sp<String>,
+    table: &'c str,
+    kind: &'static str,
+}
+
+impl Owner<'_, '_> {
+    fn settings(mut self, channel: Channel, written: &Written) -> Option<Settings> {
+        let article = if channel == Channel::Email { "an" } else { "a" };
+        let this = format!("{article} {channel} destination");
+        self.checker.misplaced(&written.present(), fields(channel), &this, |field| match field {
+            "smtp" | "from" | "to" => "email destinations",
+            "secret" => "webhook destinations",
+            "token" | "channel" => "slack destinations",
+            _ => "slack, teams and webhook destinations",
+        });
+        let allow_http = written.allow_http.as_ref().is_some_and(|field| field.value);
+        match channel {
+            Channel::Slack => self.slack(written, allow_http).map(Settings::Slack),
+            Channel::Teams => {
+                let url = self.url(written.url.as_ref(), allow_http, teams::check_url)?;
+                Some(Settings::Teams(teams::Settings { url }))
+            }
+            Channel::Email => self.email(written).map(Settings::Email),
+            Channel::Webhook => self.webhook(written, allow_http).map(Settings::Webhook),
+        }
+    }
+
+    fn secret(&mut self, name: &'static str, field: &Field<WrittenSecret>, stand_in: &str) -> Option<Value> {
+        let asked = Asked { section: "destinations", name: &self.name.value, kind: self.kind, field: name };
+        self.checker.secret(asked, field, stand_in)
+    }
+
+    fn missing(&mut self, field: &str, example: &str) {
+        self.checker.missing_field(self.table, field, self.name.at, example);
+    }
+
+    fn url(
+        &mut self,
+        field: Option<&Field<WrittenSecret>>,
+        allow_http: bool,
+        check: fn(&str, bool) -> Result<(), UrlProblem>,
+    ) -> Option<Secret> {
+        let Some(field) = field else {
+            self.missing("url", "`url: { env: NAME }`");
+            return None;
+        };
+        let url = self.secret("url", field, STAND_IN_URL)?;
+        if let Some(known) = url.known()
+            && let Err(problem) = check(known.expose(), allow_http)
+        {
+            let retired = ["webhook.office.com", "outlook.office"].iter().any(|host| known.expose().contains(host));
+            let code = if self.kind == "teams" && retired { "retired-url" } else { "bad-url" };
+            let label = format!("the URL of {}", quoted(&self.name.value));
+            let is_plain = !allow_http && known.expose().starts_with("http://");
+            let help = if is_plain {
+                format!("{}; `allow_http: true` takes it all the same", problem.help)
+            } else {
+                problem.help
+            };
+            self.checker.report(Problem::error(code, problem.message), secret_place(field), label, help);
+            return None;
+        }
+        Some(url.into_secret())
+    }
+
+    fn slack(&mut self, written: &Written, allow_http: bool) -> Option<slack::Settings> {
+        match (&written.url, &written.token) {
+            (Some(_), None) => {
+                if let Some(channel) = &written.channel {
+                    let problem =
+                        Problem::error("misplaced-field", "`channel` goes with `token`; a webhook URL has its own");
+                    self.checker.report(problem, channel.key, "not used here", "remove it, or use a bot `token`");
+                }
+                Some(slack::Settings::Webhook { url: self.url(written.url.as_ref(), allow_http, slack::check_url)? })
+            }
+            (None, Some(token)) => {
+                let channel = if let Some(channel) = &written.channel {
+                    self.channel(channel)
+                } else {
+                    self.missing("channel", "`channel: C0123456789`, the channel's id");
+                    None
+                };
+                let secret = self.secret("token", token, STAND_IN_TOKEN)?;
+                if secret.known().is_some_and(|token| !token.expose().bytes().all(|byte| byte.is_ascii_graphic())) {
+                    self.checker.not_a_header(secret_place(token), "token");
+                    return None;
+                }
+                let api_base = SLACK_API.to_owned();
+                Some(slack::Settings::Bot { token: secret.into_secret(), channel: channel?, api_base })
+            }
+            (Some(_), Some(token)) => {
+                let problem =
+                    Problem::error("misplaced-field", "a slack destination has a `url` or a `token`, not both");
+                self.checker.report(
+                    problem,
+                    token.key,
+                    "one too many",
+                    "keep `url` for an incoming webhook, `token` for a bot",
+                );
+                None
+            }
+            (None, None) => {
+                self.missing("url", "`url: { env: NAME }` of an incoming webhook, or `token` and `channel` of a bot");
+                None
+            }
+        }
+    }
+
+    fn channel(&mut self, field: &Field<String>) -> Option<String> {
+        let channel = field.value.as_str();
+        let rest = channel.strip_prefix('#').unwrap_or(channel);
+        let is_plain = |letter: char| letter.is_alphanumeric() || "-_.".contains(letter);
+        if !rest.is_empty() && rest.chars().count() <= 80 && rest.chars().all(is_plain) {
+            return Some(channel.to_owned());
+        }
+        let problem = Problem::error("bad-channel", format!("{} is not a Slack channel", quoted(channel)));
+        let help = "write the channel's id (`C0123456789`, at the foot of its details), or \"#name\"";
+        self.checker.report(problem, field.at, "not a channel", help);
+        None
+    }
+
+    fn webhook(&mut self, written: &Written, allow_http: bool) -> Option<webhook::Settings> {
+        let key = written.secret.as_ref().map(|field| self.signing_key(field));
+        let url = self.url(written.url.as_ref(), allow_http, webhook::check_url)?;
+        match key {
+            None => Some(webhook::Settings { url, secret: None }),
+            Some(key) => Some(webhook::Settings { url, secret: Some(key?) }),
+        }
+    }
+
+    fn signing_key(&mut self, field: &Field<WrittenSecret>) -> Option<Secret> {
+        let key = self.secret("secret", field, STAND_IN_KEY)?;
+        if let Some(known) = key.known()
+            && let Err(error) = webhook::SigningKey::parse(known)
+        {
+            let error = error.to_string();
+            // The remedy that follows is in the help.
+            let title = error.split(';').next().unwrap_or_default();
+            let help = "write it as `whsec_` and base64, as `echo whsec_$(openssl rand -base64 32)` makes it";
+            self.checker.report(Problem::error("bad-secret", title), secret_place(field), "not a signing secret", help);
+            return None;
+        }
+        Some(key.into_secret())
+    }
+
+    fn email(&mut self, written: &Written) -> Option<email::Settings> {
+        let from = if let Some(field) = &written.from {
+            self.mailbox(&Sp { value: field.value.as_str(), at: field.at })
+        } else {
+            self.missing("from", "`from: halo-relay@example.org`");
+            None
+        };
+        let to = self.recipients(written.to.as_ref());
+        let Some(smtp) = &written.smtp else {
+            self.missing("smtp", "`smtp: { host: mail.example.org, username: …, password: { env: SMTP_PASSWORD } }`");
+            return None;
+        };
+        let server = self.smtp(&smtp.value, smtp.key)?;
+        let settings = server.settings(from?, to?);
+        match settings.check() {
+            Ok(()) => Some(settings),
+            Err(error) => {
+                let smtp = &smtp.value;
+                let (code, at) = match &error {
+                    SettingsError::ClearText => ("insecure-smtp", smtp.tls.as_ref().and_then(|field| field.at)),
+                    SettingsError::NotAscii("from") => {
+                        ("bad-mailbox", written.from.as_ref().and_then(|field| field.at))
+                    }
+                    SettingsError::Host => ("bad-address", smtp.host.as_ref().and_then(|field| field.at)),
+                    _ => ("bad-mailbox", written.to.as_ref().and_then(|field| field.at)),
+                };
+                let text = error.to_string();
+                let (title, help) =
+                    text.split_once("; ").unwrap_or((&text, "write a host name, like `mail.example.org`"));
+                self.checker.report(Problem::error(code, title), at, "refused", help);
+                None
+            }
+        }
+    }
+
+    fn recipients(&mut self, field: Option<&Field<Many>>) -> Option<Vec<Mailbox>> {
+        let Some(field) = field else {
+            self.missing("to", "`to: [oncall@example.org]`");
+            return None;
+        };
+        let items = field.value.items(field.at, self.checker.text);
+        if items.is_empty() || items.len() > RECIPIENTS_MAX {
+            let problem = Problem::error("bad-mailbox", format!("mail goes to 1 to {RECIPIENTS_MAX} mailboxes"));
+            self.checker.report(problem, field.key, "none, or too many", "write one address or a list of them");
+            return None;
+        }
+        let boxes: Vec<_> = items.iter().map(|item| self.mailbox(item)).collect();
+        boxes.into_iter().collect()
+    }
+
+    fn mailbox(&mut self, item: &Sp<&str>) -> Option<Mailbox> {
+        // A display name with a line break makes lettre panic later.
+        let clean = !item.value.chars().any(char::is_control);
+        match item.value.parse() {
+            Ok(mailbox) if clean => Some(mailbox),
+            _ => {
+                let problem = Problem::error("bad-mailbox", format!("{} is not a mail address", quoted(item.value)));
+                let help = "write `oncall@example.org` or `On call <oncall@example.org>`";
+                self.checker.report(problem, item.at, "not an address", help);
+                None
+            }
+        }
+    }
+
+    fn smtp(&mut self, smtp: &Smtp, at: At) -> Option<Server> {
+        self.checker.strays(&smtp.strays, "`smtp`", Smtp::FIELDS);
+        let tls = smtp.tls.as_ref().map_or(Some(DEFAULT_TLS), |field| self.tls(field));
+        let port = match &smtp.port {
+            Some(field) => self.port(field),
+            None => tls.map(default_port),
+        };
+        let login = self.login(smtp);
+        let ca_file = smtp.ca_file.as_ref().map(|field| self.ca_file(field));
+        let Some(field) = &smtp.host else {
+            self.checker.missing_field("`smtp`", "host", at, "`host: mail.example.org`");
+            return None;
+        };
+        let host = self.host(field);
+        let ca_file = match ca_file {
+            None => None,
+            Some(path) => Some(path?),
+        };
+        Some(Server { host: host?, port: port?, tls: tls?, login: login?, ca_file })
+    }
+
+    fn ca_file(&mut self, field: &Field<String>) -> Option<PathBuf> {
+        let path = self.checker.directory.join(&field.value);
+        let fault = match read_bounded(&path, CA_FILE_BYTES_MAX) {
+            Ok(Some(bytes)) if bytes.windows(PEM_CERTIFICATE.len()).any(|window| window == PEM_CERTIFICATE) => {
+                return Some(path);
+            }
+            Ok(Some(_)) => "it holds no certificate in PEM form".to_owned(),
+            Ok(None) => "it is too large".to_owned(),
+            Err(error) => reason(&error),
+        };
+        let problem =
+            Problem::error("bad-path", format!("the CA file {} cannot be used: {fault}", quoted(&field.value)));
+        let help = "name a PEM file of the authorities to trust; a relative path starts from this file";
+        self.checker.report(problem, field.at, "not a CA file", help);
+        None
+    }
+
+    fn host(&mut self, field: &Field<String>) -> Option<String> {
+        let host = field.value.trim();
+        let is_address = host.parse::<std::net::IpAddr>().is_ok();
+        let is_name = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        if is_address || (is_name && !host.is_empty() && host.len() <= 253) {
+            return Some(host.to_owned());
+        }
+        let problem = Problem::error("bad-address", format!("{} is not a host name", quoted(host)));
+        let help = "write the mail server's name alone, like `mail.example.org`; the port goes into `port`";
+        self.checker.report(problem, field.at, "not a host name", help);
+        None
+    }
+
+    fn port(&mut self, field: &Field<String>) -> Option<u16> {
+        if let Ok(port @ 1..) = field.value.trim().parse() {
+            return Some(port);
+        }
+        let problem = Problem::error("bad-address", format!("{} is not a port", quoted(&field.value)));
+        self.checker.report(
+            problem,
+            field.at,
+            "not a port",
+            "write a number from 1 to 65535; 587 is usual, 465 with `tls: implicit`",
+        );
+        None
+    }
+
+    fn tls(&mut self, field: &Field<String>) -> Option<email::Tls> {
+        match field.value.as_str() {
+            "implicit" => return Some(email::Tls::Implicit),
+            "starttls" => return Some(email::Tls::StartTls),
+            "none" => return Some(email::Tls::None),
+            _ => {}
+        }
+        let known = ["implicit", "starttls", "none"];
+        let help = match nearest(&field.value, known) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("write one of {}", listed(&known)),
+        };
+        let problem =
+            Problem::error("bad-tls", format!("{} is not a way to protect the connection", quoted(&field.value)));
+        self.checker.report(problem, field.at, "unknown", help);
+        None
+    }
+
+    /// The outer `None` is a problem reported, the inner one a server without login.
+    #[expect(clippy::option_option, reason = "a failure and an absence, which the caller keeps apart")]
+    fn login(&mut self, smtp: &Smtp) -> Option<Option<(String, Secret)>> {
+        match (&smtp.username, &smtp.password) {
+            (None, None) => Some(None),
+            (Some(username), Some(password)) => {
+                let password = self.secret("smtp.password", password, STAND_IN_TOKEN)?;
+                Some(Some((username.value.clone(), password.into_secret())))
+            }
+            (Some(username), None) => {
+                let example = "`password: { env: SMTP_PASSWORD }`, or remove `username`";
+                self.checker.missing_field("`smtp`", "password", username.key, example);
+                None
+            }
+            (None, Some(password)) => {
+                let example = "`username`, or remove `password`";
+                self.checker.missing_field("`smtp`", "username", password.key, example);
+                None
+            }
+        }
+    }
+}
+
+/// How mail leaves, checked.
+struct Server {
+    host: String,
+    port: u16,
+    tls: email::Tls,
+    login: Option<(String, Secret)>,
+    ca_file: Option<PathBuf>,
+}
+
+impl Server {
+    fn settings(self, from: Mailbox, to: Vec<Mailbox>) -> email::Settings {
+        let Self { host, port, tls, login, ca_file } = self;
+        email::Settings { host, port, tls, login, from, to, ca_file }
+    }
+}
+
+/// RFC 8314 (465) and RFC 6409 (587); 25 is what a mail server on this machine listens on.
+const fn default_port(tls: email::Tls) -> u16 {
+    match tls {
+        email::Tls::Implicit => 465,
+        email::Tls::StartTls => 587,
+        email::Tls::None => 25,
+    }
+}
