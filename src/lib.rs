@@ -47,3 +47,5 @@ pub mod intake;
 pub mod source;
 
 pub mod config;
+
+pub mod demo;
