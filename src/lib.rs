@@ -48,4 +48,5 @@ pub mod source;
 
 pub mod config;
 
+pub mod app;
 pub mod demo;
