@@ -50,3 +50,5 @@ pub mod config;
 
 pub mod app;
 pub mod demo;
+
+pub mod cli;

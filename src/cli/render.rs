@@ -1,0 +1,123 @@
+//! `halo-relay render`: the exact payload that a destination would get, without sending it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Common, Failure, exit, output, place};
+use crate::clock::Clock;
+use crate::config::{self, Config, LoadOptions};
+use crate::model::delivery::Code;
+use crate::model::{Content, DeliveryId, DestinationName, Event, Message, RuleName};
+use crate::render::{Circumstances, Context};
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct What {
+    /// The event in this file (JSON; - is standard input)
+    #[arg(long, value_name = "FILE")]
+    event: Option<PathBuf>,
+    /// The sample event of this key
+    #[arg(long)]
+    key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Render {
+    #[command(flatten)]
+    what: What,
+    /// The destination
+    #[arg(long, value_name = "DESTINATION")]
+    to: String,
+    /// Use this template, whatever rule and destination say
+    #[arg(long, value_name = "NAME")]
+    template: Option<String>,
+    /// Print mail as JSON too; other payloads are JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Render {
+    pub fn run(self, common: &Common) -> Result<(), Failure> {
+        let event = match (&self.what.event, &self.what.key) {
+            (Some(path), _) => place::read_event(path)?,
+            (None, key) => place::sample_event(key.as_deref().unwrap_or_default())?,
+        };
+        let config = config::load(&common.config, &LoadOptions::without_secrets())?;
+        let (name, destination) = find(&config, &self.to)?;
+        let message = message(&config, &name, &event, self.template.as_deref(), false)?;
+        match &message.content {
+            Content::Mail { subject, text, html } if self.json => {
+                output::say_json(&serde_json::json!({ "subject": subject, "text": text, "html": html }))
+            }
+            Content::Mail { .. } => output::say(&mail(&message)),
+            Content::Json(_) => output::say_json(&destination.settings.payload(&message.content)),
+        }
+    }
+}
+
+fn mail(message: &Message) -> String {
+    let Content::Mail { subject, text, html } = &message.content else { return String::new() };
+    let html = html.as_deref().map(|html| format!("\n--- text/html ---\n{html}\n")).unwrap_or_default();
+    format!("Subject: {subject}\n\n--- text/plain ---\n{text}\n{html}")
+}
+
+/// The destination, or a failure that lists those there are.
+pub(super) fn find<'a>(config: &'a Config, name: &str) -> Result<(DestinationName, &'a config::Destination), Failure> {
+    if let Some((name, destination)) = config.destinations.get_key_value(name) {
+        return Ok((name.clone(), destination));
+    }
+    let known: Vec<_> = config.destinations.keys().map(DestinationName::as_str).collect();
+    let message = format!("there is no destination {name:?} in the rules; there are: {}", known.join(", "));
+    Err(Failure::new(exit::USAGE, message))
+}
+
+/// The message as the daemon would make it now for an event that has just come. The rule is the one that would tell this
+/// destination; if none would, `unrouted` stands in for it.
+pub(super) fn message(
+    config: &Config,
+    destination: &DestinationName,
+    event: &Event,
+    template: Option<&str>,
+    test: bool,
+) -> Result<Message, Failure> {
+    let route = config.rules.route(event);
+    let owed = route.owed.iter().find(|owed| owed.destination == *destination);
+    let unrouted = RuleName::from(RuleName::UNROUTED);
+    let rule_name = owed.map_or(&unrouted, |owed| &owed.rule);
+    let rule = config.rules.rule(rule_name.as_str());
+    let settings = config.destinations.get(destination);
+    let channel = settings
+        .map(|settings| settings.settings.channel())
+        .ok_or_else(|| Failure::new(exit::USAGE, format!("there is no destination {destination}")))?;
+    let template = template
+        .or_else(|| rule.and_then(|rule| rule.template.as_deref()))
+        .or_else(|| settings.and_then(|settings| settings.template.as_deref()))
+        .unwrap_or("default");
+    if !config.templates.has(channel, template) {
+        let known: Vec<_> = config.templates.names(channel).collect();
+        let message = format!("there is no {channel} template {template:?}; there are: {}", known.join(", "));
+        return Err(Failure::new(exit::USAGE, message));
+    }
+    let now = Clock::start().now();
+    // No delivery stands behind it: a name that no store gives, new each time so that receivers do not fold tests.
+    let id = DeliveryId::new(if test { "test" } else { "sample" }, now.as_millis());
+    let circumstances = Circumstances {
+        delivery_id: &id,
+        code: Code::of_row(1),
+        severity: owed.map_or(config.rules.default_severity(), |owed| owed.severity),
+        rule: rule_name,
+        runbook: rule.and_then(|rule| rule.runbook.as_deref()),
+        destination,
+        may_repeat: false,
+        test,
+        received: now,
+        now,
+    };
+    let context = Context::new(event, &circumstances);
+    let content = config
+        .templates
+        .render(channel, template, &context)
+        .map_err(|error| Failure::new(exit::FINDINGS, format!("template {channel}/{template}: {error}")))?;
+    Ok(Message { id, content })
+}

@@ -1,0 +1,49 @@
+//! `halo-relay run`: the daemon.
+
+use clap::Args;
+
+use super::{Common, Failure, exit};
+use crate::app::{self, Load, Options};
+use crate::config::{self, LoadOptions, Secrets};
+use crate::telemetry;
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Print messages instead of sending them; needs no secrets of destinations and keeps nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Run {
+    pub fn run(self, common: &Common) -> Result<(), Failure> {
+        telemetry::start_logging(common.log_format, common.log.as_deref())
+            .map_err(|error| Failure::new(exit::USAGE, format!("{error:#}")))?;
+        let path = common.config.clone();
+        let dry_run = self.dry_run;
+        let load: Load = Box::new(move || {
+            let destinations = if dry_run { Secrets::Skipped } else { Secrets::Required };
+            config::load(&path, &LoadOptions { destinations, ..LoadOptions::default() })
+        });
+        // What a dry run would record as delivered was not: it works on a store of its own, gone at its end.
+        let scratch = dry_run.then(scratch_dir).transpose()?;
+        let state_dir = match &scratch {
+            Some(scratch) => scratch.path().to_owned(),
+            None => common.state_dir()?,
+        };
+        runtime()?.block_on(app::run(Options { state_dir, dry_run }, load)).map_err(Failure::from)
+    }
+}
+
+pub(super) fn scratch_dir() -> Result<tempfile::TempDir, Failure> {
+    tempfile::Builder::new()
+        .prefix("halo-relay-")
+        .tempdir()
+        .map_err(|error| Failure::new(exit::FINDINGS, format!("failed to make a temporary directory: {error}")))
+}
+
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(exit::FINDINGS, format!("failed to start the async runtime: {error}")))
+}
