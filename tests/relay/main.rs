@@ -13,6 +13,7 @@ mod support;
 
 mod channels;
 mod crash;
+mod demo;
 mod limits;
 mod operators;
 mod polling;

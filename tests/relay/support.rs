@@ -223,7 +223,7 @@ impl Drop for Relay {
     }
 }
 
-async fn answer_body(mut answer: reqwest::Response) -> Vec<u8> {
+pub(crate) async fn answer_body(mut answer: reqwest::Response) -> Vec<u8> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.unwrap() {
         body.extend_from_slice(&chunk);

@@ -18,7 +18,7 @@ const EVERY: Duration = Duration::from_mins(1);
 /// The vendor states no rate limit; below this a poller is a burden.
 const EVERY_MIN: Duration = Duration::from_secs(10);
 /// A server on this machine is the user's own.
-const EVERY_MIN_LOCAL: Duration = Duration::from_secs(1);
+const EVERY_MIN_LOCAL: Duration = Duration::from_millis(100);
 /// Beyond a day, what is polled is no alert any more.
 const EVERY_MAX: Duration = Duration::from_hours(24);
 /// Skipping the history keeps the first start from flooding every channel.
