@@ -38,8 +38,8 @@ impl Timeouts {
 
 /// As much of an answer as is read. The longest that a contract needs is a Slack error of a few hundred bytes.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// A destination is sent to one message at a time, or few.
-const IDLE_CONNECTIONS_MAX: usize = 2;
+/// As many as a webhook is sent at once: fewer would open a connection for most messages of a backlog.
+const IDLE_CONNECTIONS_MAX: usize = 16;
 /// Shorter than the keep-alive of common servers: a request that meets a connection just being closed has an unknown
 /// outcome, so such meetings must be rare.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(15);

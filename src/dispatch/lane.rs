@@ -103,7 +103,13 @@ impl Lane {
         let wakes = !matches!(wait, Wait::Answer | Wait::Store);
         let busy = !self.under_way.is_empty();
         tokio::select! {
-            Some(ended) = self.under_way.join_next(), if busy => self.ended(ended),
+            Some(ended) = self.under_way.join_next(), if busy => {
+                self.ended(ended);
+                // All that ended meanwhile, so that one claim fills all their slots.
+                while let Some(ended) = self.under_way.try_join_next() {
+                    self.ended(ended);
+                }
+            }
             () = self.wake.notified(), if wakes => {}
             () = tokio::time::sleep_until(clock.instant(until)) => {}
             _ = self.settings.changed() => {}
