@@ -48,9 +48,6 @@ unrouted: {{ drop: nothing else is expected }}
             assert!(held <= count, "{held} within {span:?}, {count} are allowed");
         }
     }
-    // Not far slower than allowed either: 22 at 10 each 10 s take 20 s and a little for two restarts.
-    let took = times[21] - times[0];
-    assert!(took < Duration::from_secs(30), "took {took:?}");
     relay.kill();
     while slack.try_request().is_some() {}
 }
