@@ -304,7 +304,7 @@ unrouted: {{ drop: nothing else comes }}
             .spawn()
             .unwrap();
         let webhook = loop {
-            let holder = std::fs::read_to_string(state.join("relay.lock")).unwrap_or_default();
+            let holder = std::fs::read_to_string(state.join("relay.json")).unwrap_or_default();
             let holder: serde_json::Value = serde_json::from_str(&holder).unwrap_or_default();
             if let Some(address) = holder["webhooks"][0].as_str() {
                 break address.parse().unwrap();

@@ -1,10 +1,11 @@
-//! One process owns a state directory: an advisory lock on a file in it, which also says who holds it and where it listens.
+//! One process owns a state directory: an advisory lock on a file in it, and beside it a file that says who holds the lock and
+//! where it listens.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::StoreError;
@@ -16,13 +17,17 @@ const FILE_NAME: &str = "relay.lock";
 const TRIES: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Says who holds the lock.
+const HOLDER_NAME: &str = "relay.json";
+
 /// Held until dropped, and by the kernel until the process is gone: a crash never leaves it behind.
 pub struct Lock {
-    file: Mutex<File>,
+    /// Open as long as the lock is held: closing it lets go.
+    _file: File,
     path: PathBuf,
 }
 
-/// What the lock file says of its holder.
+/// What is said of the lock's holder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Holder {
     pub pid: u32,
@@ -64,24 +69,26 @@ impl Lock {
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        let lock = Self { file: Mutex::new(file), path: path.clone() };
+        let lock = Self { _file: file, path: path.clone() };
         lock.announce(&Holder { pid: std::process::id(), ..Holder::default() }).map_err(failed)?;
         Ok(lock)
     }
 
-    /// Tells other processes who holds the lock and where it listens.
+    /// Tells other processes who holds the lock and where it listens. They may read at any moment, so the text is replaced
+    /// as a whole; it has a file of its own, because the lock is on the other.
     pub fn announce(&self, holder: &Holder) -> std::io::Result<()> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let text = serde_json::to_string(holder)?;
-        file.rewind()?;
-        file.set_len(0)?;
-        file.write_all(text.as_bytes())
+        let target = self.path.with_file_name(HOLDER_NAME);
+        let fresh = self.path.with_file_name(format!("{HOLDER_NAME}.new"));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(text.as_bytes())?;
+        std::fs::rename(fresh, target)
     }
 
-    /// Who says to hold `directory`, if the lock file can be read. Whether it is still held, only taking it can tell.
+    /// Who says to hold `directory`, if that can be read. Whether it is still held, only taking it can tell.
     pub fn holder(directory: &Path) -> Option<Holder> {
         let mut text = String::new();
-        File::open(directory.join(FILE_NAME)).ok()?.take(64 * 1024).read_to_string(&mut text).ok()?;
+        File::open(directory.join(HOLDER_NAME)).ok()?.take(64 * 1024).read_to_string(&mut text).ok()?;
         serde_json::from_str(&text).ok()
     }
 

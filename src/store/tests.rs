@@ -566,7 +566,28 @@ async fn nobody_else_can_read_it() {
     store.beat(NOW).await.unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&directory), 0o700);
-    for name in ["relay.db", "relay.db-wal", "relay.db-shm", "relay.lock"] {
+    for name in ["relay.db", "relay.db-wal", "relay.db-shm", "relay.lock", "relay.json"] {
         assert_eq!(mode(&directory.join(name)), 0o600, "{name}");
     }
+}
+
+#[tokio::test]
+async fn who_holds_the_lock_can_be_read_at_any_moment() {
+    let scene = Scene::new();
+    let directory = scene.directory.path().to_owned();
+    let (stop, stopped) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let mut reads = 0;
+        while stopped.try_recv().is_err() {
+            assert!(Lock::holder(&directory).is_some(), "unreadable after {reads} reads");
+            reads += 1;
+        }
+        reads
+    });
+    for round in 0..2_000 {
+        let webhooks = vec!["127.0.0.1:8790".to_owned(); round % 4];
+        scene.store.lock().announce(&Holder { pid: 1, admin: None, webhooks }).unwrap();
+    }
+    stop.send(()).unwrap();
+    assert!(reader.join().unwrap() > 0);
 }

@@ -132,9 +132,9 @@ impl Relay {
         }
     }
 
-    /// What the lock file says: process, addresses.
+    /// What the relay says of itself: process, addresses.
     fn holder(&self) -> Option<Value> {
-        serde_json::from_str(&std::fs::read_to_string(self.state.join("relay.lock")).ok()?).ok()
+        serde_json::from_str(&std::fs::read_to_string(self.state.join("relay.json")).ok()?).ok()
     }
 
     pub(crate) fn admin(&self, path: &str) -> String {
