@@ -143,8 +143,8 @@ impl Store {
         &self.shared.lock
     }
 
-    /// Resolves when the store can no longer be trusted (I/O error, corruption, files deleted) and the process must end: a failed fsync
-    /// may have dropped pages that look clean, so only a fresh start can tell what is on disk.
+    /// Resolves when the store can no longer be trusted (I/O error, corruption, files deleted) and the process must end: a
+    /// failed fsync may have dropped pages that look clean, so only a fresh start can tell what is on disk.
     pub async fn failed(&self) -> String {
         let mut failure: watch::Receiver<Option<String>> = self.shared.writer.failure();
         match failure.wait_for(Option::is_some).await {
@@ -167,7 +167,7 @@ impl Store {
         self.write(move |db| schema::set_meta(db, schema::ALIVE_AT, now.as_millis())).await
     }
 
-    /// How many jobs wait for the writer and how many commits it has made, for metrics.
+    /// What the writer has done since the start, for metrics.
     pub fn writer_stats(&self) -> writer::Stats {
         self.shared.writer.stats()
     }

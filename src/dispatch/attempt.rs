@@ -1,5 +1,6 @@
 //! One attempt: render, send once, decide what follows, record it.
 
+use std::io::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -157,8 +158,8 @@ impl Attempt {
             }
             Settlement::Again { at, .. } => tracing::warn!(
                 destination.name = %name, delivery.code = %code, attempt.outcome = report.outcome.name(),
-                "attempt {number} of {code} to {name}: {detail}; again in {} s",
-                at.since(now).as_secs_f64().round(),
+                "attempt {number} of {code} to {name}: {detail}; again in {}",
+                humantime::format_duration(at.since(now)),
             ),
             Settlement::Dead { reason } => tracing::error!(
                 destination.name = %name, delivery.code = %code, attempt.outcome = report.outcome.name(),
@@ -172,12 +173,14 @@ impl Attempt {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "printing is what a dry run is for")]
+/// What a dry run is for.
 fn print(settings: &LaneSettings, message: &Message) -> Report {
     let body = match &message.content {
         Content::Json(json) => serde_json::to_string_pretty(json).unwrap_or_default(),
         Content::Mail { subject, text, .. } => format!("Subject: {subject}\n\n{text}"),
     };
-    println!("--- {} ({}) {}\n{body}\n", settings.name, settings.sender.channel(), message.id);
+    let head = format!("--- {} ({}) {}", settings.name, settings.sender.channel(), message.id);
+    // A reader that went away (`| head`) is no failure of the message.
+    let _ = writeln!(std::io::stdout().lock(), "{head}\n{body}\n");
     Report::new(Outcome::Delivered, None, "printed")
 }

@@ -167,7 +167,7 @@ impl Store {
             let ended = db
                 .prepare_cached(
                     "SELECT coalesce(ended_at, ?3) AS ended FROM attempt
-                     WHERE paced = ?1 AND started_at >= ?2 ORDER BY ended DESC LIMIT ?4",
+                     WHERE destination = ?1 AND started_at >= ?2 ORDER BY ended DESC LIMIT ?4",
                 )?
                 .query_map(params![destination, horizon.as_millis(), now.as_millis(), most], |row| timestamp(row, 0))?
                 .collect::<rusqlite::Result<Vec<_>>>()?;
@@ -380,9 +380,11 @@ fn start_attempt(
 ) -> rusqlite::Result<()> {
     db.prepare_cached("UPDATE delivery SET state = 1, tries = ?2 WHERE id = ?1 AND state = 0")?
         .execute(params![delivery.row, delivery.number])?;
-    db.prepare_cached("INSERT INTO attempt (delivery, number, boot, started_at, paced) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![delivery.row, delivery.number, boot, now.as_millis(), destination])
-        .map(drop)
+    db.prepare_cached(
+        "INSERT INTO attempt (delivery, number, boot, started_at, destination) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![delivery.row, delivery.number, boot, now.as_millis(), destination])
+    .map(drop)
 }
 
 fn end_attempt(db: &Connection, row: i64, number: i64, report: &Report, now: Timestamp) -> rusqlite::Result<()> {

@@ -68,21 +68,21 @@ CREATE INDEX delivery_sending ON delivery (id) WHERE state = 1;
 CREATE INDEX delivery_dead ON delivery (id) WHERE state = 3;
 
 CREATE TABLE attempt (
-    delivery   INTEGER NOT NULL REFERENCES delivery (id),
-    number     INTEGER NOT NULL,
-    boot       INTEGER NOT NULL,
-    started_at INTEGER NOT NULL,
+    delivery    INTEGER NOT NULL REFERENCES delivery (id),
+    number      INTEGER NOT NULL,
+    -- Again beside the delivery's: the recent attempts of a destination are what its limits count.
+    destination INTEGER NOT NULL,
+    boot        INTEGER NOT NULL,
+    started_at  INTEGER NOT NULL,
     -- Null while it runs.
-    ended_at   INTEGER,
-    outcome    TEXT,
-    status     INTEGER,
-    detail     TEXT,
-    -- The destination: its recent attempts are what limits count.
-    paced      INTEGER,
+    ended_at    INTEGER,
+    outcome     TEXT,
+    status      INTEGER,
+    detail      TEXT,
     PRIMARY KEY (delivery, number)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX attempt_paced ON attempt (paced, started_at) WHERE paced IS NOT NULL;
+CREATE INDEX attempt_recent ON attempt (destination, started_at);
 
 -- How many deliveries of each destination stand in each state, so that nobody has to count millions of rows. Kept by the
 -- triggers alone.
