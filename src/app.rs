@@ -189,7 +189,7 @@ impl App {
 
     fn sender(&self, settings: &deliver::Settings, name: &DestinationName) -> Result<Sender, AppError> {
         if self.options.dry_run {
-            return Ok(Sender::Print(settings.channel()));
+            return Ok(Sender::printing(name.clone(), settings.channel()));
         }
         Notifier::new(settings, &self.clients)
             .map(|notifier| Sender::Channel(Box::new(notifier)))

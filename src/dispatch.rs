@@ -18,6 +18,8 @@ mod lane;
 pub mod step;
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Write as _;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -27,7 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::deliver::Notifier;
-use crate::model::{Channel, DestinationName};
+use crate::model::{Channel, Content, DestinationName, Message, Outcome, Report};
 use crate::rate::Window;
 use crate::render::Renderer;
 use crate::routing::RuleSet;
@@ -48,19 +50,26 @@ pub struct LaneSettings {
 /// Where a lane's messages go.
 pub enum Sender {
     Channel(Box<Notifier>),
-    /// To standard output, as `run --dry-run` promises.
-    Print(Channel),
-    #[cfg(test)]
-    Scripted(tests::Script),
+    /// To a function that takes the messages of such a channel, and answers for it.
+    Function(Channel, Function),
 }
 
+/// Takes one message and says what became of it.
+pub type Function = Box<dyn Fn(Message) -> Pin<Box<dyn Future<Output = Report> + Send>> + Send + Sync>;
+
 impl Sender {
+    /// Prints to standard output, as `run --dry-run` promises.
+    pub fn printing(name: DestinationName, channel: Channel) -> Self {
+        let print = move |message| -> Pin<Box<dyn Future<Output = Report> + Send>> {
+            Box::pin(std::future::ready(print(&name, channel, &message)))
+        };
+        Self::Function(channel, Box::new(print))
+    }
+
     pub fn channel(&self) -> Channel {
         match self {
             Self::Channel(notifier) => notifier.channel(),
-            Self::Print(channel) => *channel,
-            #[cfg(test)]
-            Self::Scripted(_) => Channel::Slack,
+            Self::Function(channel, _) => *channel,
         }
     }
 
@@ -72,6 +81,16 @@ impl Sender {
             Channel::Slack | Channel::Teams | Channel::Email => 1,
         }
     }
+}
+
+fn print(name: &DestinationName, channel: Channel, message: &Message) -> Report {
+    let body = match &message.content {
+        Content::Json(json) => serde_json::to_string_pretty(json).unwrap_or_default(),
+        Content::Mail { subject, text, .. } => format!("Subject: {subject}\n\n{text}"),
+    };
+    // A reader that went away (`| head`) is no failure of the message.
+    let _ = writeln!(std::io::stdout().lock(), "--- {name} ({channel}) {}\n{body}\n", message.id);
+    Report::new(Outcome::Delivered, None, "printed")
 }
 
 /// What all lanes share.

@@ -1,6 +1,5 @@
 //! One attempt: render, send once, decide what follows, record it.
 
-use std::io::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -91,9 +90,7 @@ impl Attempt {
         match &self.settings.sender {
             // The receiver compares times with a clock of its own.
             Sender::Channel(notifier) => notifier.send(&message, self.shared.clock.wall()).await,
-            Sender::Print(_) => print(&self.settings, &message),
-            #[cfg(test)]
-            Sender::Scripted(script) => script.send(message).await,
+            Sender::Function(_, function) => function(message).await,
         }
     }
 
@@ -171,16 +168,4 @@ impl Attempt {
     fn code(&self) -> Code {
         Code::of_row(self.claimed.row)
     }
-}
-
-/// What a dry run is for.
-fn print(settings: &LaneSettings, message: &Message) -> Report {
-    let body = match &message.content {
-        Content::Json(json) => serde_json::to_string_pretty(json).unwrap_or_default(),
-        Content::Mail { subject, text, .. } => format!("Subject: {subject}\n\n{text}"),
-    };
-    let head = format!("--- {} ({}) {}", settings.name, settings.sender.channel(), message.id);
-    // A reader that went away (`| head`) is no failure of the message.
-    let _ = writeln!(std::io::stdout().lock(), "{head}\n{body}\n");
-    Report::new(Outcome::Delivered, None, "printed")
 }

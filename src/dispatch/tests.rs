@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::*;
-use crate::model::{Content, Event, Message, Outcome, Report, RuleName, Severity, SourceName};
+use crate::model::{Event, RuleName, Severity, SourceName};
 use crate::routing::Action;
 use crate::store::{DeadFilter, DestinationCounts, NewDelivery, NewEvent};
 
@@ -18,7 +18,7 @@ const A_WHILE: Duration = Duration::from_millis(200);
 
 /// Hands each message to the test and waits for its answer; a test that gives none makes the sending panic.
 #[derive(Clone)]
-pub struct Script(mpsc::UnboundedSender<Sent>);
+struct Script(mpsc::UnboundedSender<Sent>);
 
 struct Sent {
     message: Message,
@@ -26,7 +26,12 @@ struct Sent {
 }
 
 impl Script {
-    pub(super) async fn send(&self, message: Message) -> Report {
+    fn sender(&self) -> Sender {
+        let script = self.clone();
+        Sender::Function(Channel::Slack, Box::new(move |message| Box::pin(script.clone().send(message))))
+    }
+
+    async fn send(self, message: Message) -> Report {
         let (answer, answered) = oneshot::channel();
         assert!(self.0.send(Sent { message, answer }).is_ok(), "the test listens");
         answered.await.expect("an answer; a test that drops it wants this panic")
@@ -71,7 +76,7 @@ impl Scene {
     async fn apply(&mut self, limits: &[&str]) {
         let settings = LaneSettings {
             name: "chat".into(),
-            sender: Sender::Scripted(self.script.clone()),
+            sender: self.script.sender(),
             limits: limits.iter().map(|limit| limit.parse().unwrap()).collect(),
             template: None,
             rules: Arc::new(RuleSet::new(Vec::new(), Action::Drop { reason: String::new() }, Severity::Info)),
