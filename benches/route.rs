@@ -94,6 +94,7 @@ fn rule(number: usize, keys: &[String], conditions: &[(&str, &str)]) -> Rule {
         stop: false,
         template: None,
         runbook: None,
+        batch: None,
         place: Place { file: "rules.yaml".into(), line: 1 },
     }
 }

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::model::DestinationName;
+use crate::model::{DestinationName, Fallback, LimitName, Overflow, Retention};
 use crate::rate::Window;
 use crate::render::Renderer;
 use crate::routing::RuleSet;
@@ -41,9 +41,12 @@ pub struct Config {
     /// At least one, in the file's order.
     pub sources: Vec<source::Settings>,
     pub destinations: BTreeMap<DestinationName, Destination>,
+    /// The limits that destinations share; each has at least one window, and all of them hold.
+    pub limits: BTreeMap<LimitName, Vec<Window>>,
     /// Where health, metrics and status are served, if anywhere.
     pub admin: Option<Listen>,
     pub rules: Arc<RuleSet>,
+    pub retention: Retention,
     /// The built-in templates, and those of `templates_dir`.
     pub templates: Renderer,
     /// The first 12 hexadecimal digits of the SHA-256 of the file's text: tells two versions of it apart.
@@ -57,8 +60,13 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Destination {
     pub settings: deliver::Settings,
-    /// All of them hold.
+    /// Its own. All of them hold, and so do the shared ones.
     pub limits: Vec<Window>,
+    /// Those of [`Config::limits`] that it shares with others; each once, and each exists.
+    pub shared_limits: Vec<LimitName>,
+    pub overflow: Overflow,
+    /// [`Fallback::to`] is another destination of the same [`Config`].
+    pub fallback: Option<Fallback>,
     /// The template for rules that name none; `None`: `default`.
     pub template: Option<String>,
 }

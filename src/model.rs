@@ -8,6 +8,7 @@
 //! | delivery | [`DeliveryId`], [`delivery::State`] | intake | store, dispatch |
 //! | message | [`Message`] | render | deliver |
 //! | outcome | [`Outcome`] | deliver | dispatch, store |
+//! | fallback, overflow, retention | [`Fallback`], [`Overflow`], [`Retention`] | config | dispatch, store |
 //! | secret | [`Secret`] | config | source, deliver |
 
 pub mod delivery;
@@ -15,6 +16,7 @@ pub mod event;
 pub mod key;
 pub mod message;
 pub mod name;
+pub mod policy;
 pub mod secret;
 pub mod severity;
 pub mod time;
@@ -23,7 +25,8 @@ pub use delivery::{DeliveryId, Outcome, Report};
 pub use event::{Event, EventId};
 pub use key::EventKey;
 pub use message::{Channel, Content, Message};
-pub use name::{DestinationName, RuleName, SourceName};
+pub use name::{DestinationName, LimitName, RuleName, SourceName};
+pub use policy::{Fallback, Overflow, Retention};
 pub use secret::Secret;
 pub use severity::Severity;
 pub use time::Timestamp;

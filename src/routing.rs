@@ -9,6 +9,7 @@
 //! match and not the number of rules. Rules without a fixed text in their key (`*`, exclusions alone, no key) are asked
 //! about every event.
 
+mod batch;
 mod explain;
 mod filter;
 mod index;
@@ -24,6 +25,7 @@ use self::index::Index;
 use crate::model::key::{KeyPattern, KeyPatterns, KeyVerdict};
 use crate::model::{DestinationName, Event, RuleName, Severity};
 
+pub use self::batch::{Batch, Grouped};
 pub use self::explain::{Effect, Explanation, RuleVerdict, Told, Verdict, WhyNot};
 pub use self::filter::Condition;
 
@@ -53,6 +55,8 @@ pub struct Rule {
     pub stop: bool,
     pub template: Option<String>,
     pub runbook: Option<String>,
+    /// `None`: each event is a message of its own.
+    pub batch: Option<Batch>,
     pub place: Place,
 }
 
@@ -88,6 +92,8 @@ pub struct Owed {
     pub rule: RuleName,
     #[serde(serialize_with = "as_text")]
     pub severity: Severity,
+    /// With which others it shares a message; `None`: with none.
+    pub batch: Option<Grouped>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -157,14 +163,16 @@ impl RuleSet {
             saw(check);
             if matches {
                 unrouted = false;
-                route.add(&rule.action, &rule.name, rule.severity.unwrap_or(self.default_severity));
+                let severity = rule.severity.unwrap_or(self.default_severity);
+                let batch = rule.batch.as_ref().map(|batch| batch.group(event));
+                route.add(&rule.action, &rule.name, severity, batch.as_ref());
                 if rule.ends_reading() {
                     break;
                 }
             }
         }
         if unrouted {
-            route.add(&self.unrouted, &self.unrouted_name, self.default_severity);
+            route.add(&self.unrouted, &self.unrouted_name, self.default_severity, None);
         }
         route
     }
@@ -199,12 +207,13 @@ enum Mismatch<'a> {
 }
 
 impl Route {
-    fn add(&mut self, action: &Action, rule: &RuleName, severity: Severity) {
+    fn add(&mut self, action: &Action, rule: &RuleName, severity: Severity, batch: Option<&Grouped>) {
         match action {
             Action::Send(destinations) => {
                 for destination in destinations {
                     if !self.owed.iter().any(|owed| owed.destination == *destination) {
-                        self.owed.push(Owed { destination: destination.clone(), rule: rule.clone(), severity });
+                        let (destination, rule, batch) = (destination.clone(), rule.clone(), batch.cloned());
+                        self.owed.push(Owed { destination, rule, severity, batch });
                     }
                 }
             }
@@ -259,6 +268,7 @@ mod tests {
             stop: false,
             template: None,
             runbook: None,
+            batch: None,
             place: Place { file: "rules.yaml".into(), line: 1 },
         }
     }
@@ -367,7 +377,11 @@ mod tests {
                         if route.owed.iter().all(|owed| owed.destination != *destination) {
                             let severity = rule.severity.unwrap_or(Severity::Medium);
                             let (destination, rule) = (destination.clone(), rule.name.clone());
-                            route.owed.push(Owed { destination, rule, severity });
+                            let batch = rules
+                                .rule(rule.as_str())
+                                .and_then(|rule| rule.batch.as_ref())
+                                .map(|batch| batch.group(event));
+                            route.owed.push(Owed { destination, rule, severity, batch });
                         }
                     }
                 }

@@ -54,8 +54,10 @@ pub(super) fn lower(
         Some(lowered) if !problems.iter().any(Problem::is_error) => Ok(Config {
             sources: lowered.sources,
             destinations: lowered.destinations.into_settings(),
+            limits: std::collections::BTreeMap::new(),
             admin: lowered.admin,
             rules: Arc::new(lowered.rules),
+            retention: crate::model::Retention::default(),
             templates: lowered.templates,
             revision: revision(text),
             path: path.to_owned(),

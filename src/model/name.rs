@@ -44,6 +44,11 @@ name! {
     DestinationName
 }
 name! {
+    /// A limit that destinations share, as in `limits: { slack-workspace: 100/10m }`. Names have no `/` and rates do, so
+    /// neither can be taken for the other.
+    LimitName
+}
+name! {
     /// A source, as in `sources: { halo: … }`.
     SourceName
 }

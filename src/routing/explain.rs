@@ -258,6 +258,7 @@ mod tests {
             stop: false,
             template: None,
             runbook: None,
+            batch: None,
             place: Place { file: "rules.yaml".into(), line: 7 },
         }
     }
@@ -332,7 +333,7 @@ mod tests {
             ],
             "unrouted": null,
             "route": {
-                "owed": [{"destination": "s", "rule": "b", "severity": "high"}],
+                "owed": [{"destination": "s", "rule": "b", "severity": "high", "batch": null}],
                 "dropped": {"rule": "d", "reason": "noise"},
             },
         });

@@ -163,7 +163,7 @@ impl Test {
 }
 
 /// What `-` matches.
-fn is_empty(value: &Value) -> bool {
+pub(super) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::String(text) => text.is_empty(),

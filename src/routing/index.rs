@@ -80,6 +80,7 @@ mod tests {
             stop: false,
             template: None,
             runbook: None,
+            batch: None,
             place: Place { file: "rules.yaml".into(), line: 1 },
         }
     }

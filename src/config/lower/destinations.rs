@@ -107,7 +107,14 @@ impl Checker<'_> {
         }
         let owner = Owner { checker: self, name, table: &table, kind: channel.name() };
         let settings = owner.settings(channel, written)?;
-        Some(Destination { settings, limits, template: written.template.as_ref().map(|field| field.value.clone()) })
+        Some(Destination {
+            settings,
+            limits,
+            shared_limits: Vec::new(),
+            overflow: crate::model::Overflow::default(),
+            fallback: None,
+            template: written.template.as_ref().map(|field| field.value.clone()),
+        })
     }
 
     fn limits(&mut self, field: &Field<Many>) -> Vec<Window> {

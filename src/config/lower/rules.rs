@@ -92,6 +92,7 @@ impl Checker<'_> {
             stop: written.stop.as_ref().is_some_and(|field| field.value),
             template: written.template.as_ref().map(|field| field.value.clone()),
             runbook,
+            batch: None,
             place: Place { file: Arc::clone(self.source.file()), line: u32::try_from(line).unwrap_or(u32::MAX) },
         };
         Some((rule, at))
