@@ -181,7 +181,9 @@ table! {
     File {
         "sources" => sources: Entries<Sp<Source>>,
         "destinations" => destinations: Entries<Sp<Destination>>,
+        "limits" => limits: Entries<Sp<Many>>,
         "admin" => admin: Admin,
+        "retention" => retention: Retention,
         "defaults" => defaults: Defaults,
         "templates_dir" => templates_dir: String,
         "rules" => rules: Vec<Sp<Rule>>,
@@ -216,8 +218,19 @@ table! {
         "to" => to: Many,
         "secret" => secret: Written,
         "limit" => limit: Many,
+        "over_limit" => over_limit: String,
+        "digest_after" => digest_after: String,
+        "fallback" => fallback: Fallback,
         "template" => template: String,
         "allow_http" => allow_http: bool,
+    }
+}
+
+table! {
+    /// Who is told instead.
+    Fallback {
+        "to" => to: String,
+        "after" => after: String,
     }
 }
 
@@ -250,6 +263,13 @@ table! {
 }
 
 table! {
+    /// How long ended things are remembered.
+    Retention {
+        "ended" => ended: String,
+    }
+}
+
+table! {
     /// What holds where a rule says nothing.
     Defaults {
         "severity" => severity: String,
@@ -267,6 +287,16 @@ table! {
         "stop" => stop: bool,
         "template" => template: String,
         "runbook" => runbook: String,
+        "batch" => batch: Batch,
+    }
+}
+
+table! {
+    /// Which of a rule's events share a message.
+    Batch {
+        "by" => by: Many,
+        "wait" => wait: String,
+        "max" => max: String,
     }
 }
 
@@ -279,21 +309,8 @@ table! {
 }
 
 /// Fields of versions to come. Refused by name, so that a file written for them does not look merely misspelled.
-pub const LATER: [&str; 13] = [
-    "batch",
-    "digest_after",
-    "fallback",
-    "include",
-    "mention",
-    "over_limit",
-    "quiet_hours",
-    "repeat",
-    "silences",
-    "tests",
-    "thread_by",
-    "timezone",
-    "windows",
-];
+pub const LATER: [&str; 9] =
+    ["include", "mention", "quiet_hours", "repeat", "silences", "tests", "thread_by", "timezone", "windows"];
 
 /// Why the text cannot be read at all. The messages never repeat a value.
 #[derive(Debug)]

@@ -4,7 +4,10 @@
 //! One file for each part of the rules file; this one holds the order, and what every part needs: reporting a problem,
 //! fields that are missing or misplaced, names, secrets, durations.
 
+mod batch;
 mod destinations;
+mod fallback;
+mod limits;
 mod listen;
 mod rules;
 mod sources;
@@ -14,12 +17,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::file::{At, Entries, Field, File, LATER, Reference, Sp, Span, Strays, Written};
+use super::file::{self, At, Entries, Field, File, LATER, Reference, Sp, Span, Strays, Written};
 use super::problem::{Place, Problem, Problems, Source, quoted};
 use super::secrets::{Asked, Kept, Missing, Secrets, Vault, is_plain_name, nearest_reference};
 use super::words::nearest;
 use super::{Config, LoadOptions, read_bounded, revision};
-use crate::model::{Secret, Severity};
+use crate::model::{Retention, Secret, Severity};
 use crate::render::{Renderer, TemplateError};
 
 /// The severity of a rule that names none, and of unrouted events: most event keys are news, not alarms, and a rule says
@@ -31,6 +34,11 @@ const PROBLEMS_MAX: usize = 1000;
 
 /// Of a template with a mistake; longer ones are named only.
 const SHOWN_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What happened an hour ago is still being looked into.
+const RETENTION_MIN: Duration = Duration::from_hours(1);
+/// Ten years, as humantime counts them.
+const RETENTION_MAX: Duration = Duration::from_hours(87_660);
 
 /// Names go into metrics, logs, command lines and message footers.
 const NAME_BYTES_MAX: usize = 64;
@@ -54,10 +62,10 @@ pub(super) fn lower(
         Some(lowered) if !problems.iter().any(Problem::is_error) => Ok(Config {
             sources: lowered.sources,
             destinations: lowered.destinations.into_settings(),
-            limits: std::collections::BTreeMap::new(),
+            limits: lowered.limits.into_windows(),
             admin: lowered.admin,
             rules: Arc::new(lowered.rules),
-            retention: crate::model::Retention::default(),
+            retention: lowered.retention,
             templates: lowered.templates,
             revision: revision(text),
             path: path.to_owned(),
@@ -70,8 +78,10 @@ pub(super) fn lower(
 struct Lowered {
     sources: Vec<crate::source::Settings>,
     destinations: destinations::Defined,
+    limits: limits::SharedLimits,
     admin: Option<super::Listen>,
     rules: crate::routing::RuleSet,
+    retention: Retention,
     templates: Renderer,
 }
 
@@ -90,15 +100,27 @@ impl Checker<'_> {
         self.strays(&file.strays, self.source.file(), File::FIELDS);
         let templates = self.templates(file.templates_dir.as_ref());
         let sources = self.sources(file);
-        let destinations = self.destinations(file, templates.as_ref());
+        let mut limits = self.shared_limits(file);
+        let destinations = self.destinations(file, &mut limits, templates.as_ref());
         let admin = file.admin.as_ref().and_then(|admin| self.admin(admin));
         self.listener_clashes(file, &sources, admin.as_ref());
         let default_severity = file.defaults.as_ref().and_then(|defaults| {
-            self.strays(&defaults.value.strays, "`defaults`", super::file::Defaults::FIELDS);
+            self.strays(&defaults.value.strays, "`defaults`", file::Defaults::FIELDS);
             self.severity(defaults.value.severity.as_ref()?)
         });
         let rules = self.rules(file, &destinations, templates.as_ref(), default_severity.unwrap_or(DEFAULT_SEVERITY));
-        Some(Lowered { sources, destinations, admin, rules: rules?, templates: templates? })
+        let retention = file.retention.as_ref().map_or_else(Retention::default, |field| self.retention(field));
+        // A destination with an error may be the one that names it.
+        if !self.problems.iter().any(Problem::is_error) {
+            self.unused_limits(&limits);
+        }
+        Some(Lowered { sources, destinations, limits, admin, rules: rules?, retention, templates: templates? })
+    }
+
+    fn retention(&mut self, field: &Field<file::Retention>) -> Retention {
+        self.strays(&field.value.strays, "`retention`", file::Retention::FIELDS);
+        let ended = field.value.ended.as_ref().and_then(|field| self.duration(field, RETENTION_MIN, RETENTION_MAX));
+        ended.map_or_else(Retention::default, |ended| Retention { ended })
     }
 
     fn templates(&mut self, field: Option<&Field<String>>) -> Option<Renderer> {
@@ -208,8 +230,7 @@ impl Checker<'_> {
     }
 
     fn name(&mut self, name: &str, at: At, what: &str) {
-        let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_good) {
+        if !is_name(name) {
             self.report(
                 Problem::error("bad-name", format!("{} cannot name a {what}", quoted(name))),
                 at,
@@ -374,6 +395,11 @@ impl Checker<'_> {
         }
         Some(whole)
     }
+}
+
+fn is_name(text: &str) -> bool {
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_good)
 }
 
 /// What to point at: the secret, or the name it goes by.

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::file::{Destination, Field, File, LATER, Reference, Smtp, Source, Span, Strays, Written};
+use super::file::{Destination, Fallback, Field, File, LATER, Reference, Smtp, Source, Span, Strays, Written};
 use super::problem::{quoted, reason};
 use super::read_bounded;
 use crate::model::Secret;
@@ -172,6 +172,9 @@ pub fn literals(file: &File, text: &str) -> Vec<Span> {
             written(field.as_ref(), &mut spans);
         }
         spans.extend(stray_values(&destination.strays));
+        if let Some(fallback) = &destination.fallback {
+            spans.extend(stray_values(&fallback.value.strays));
+        }
         if let Some(smtp) = &destination.smtp {
             written(smtp.value.password.as_ref(), &mut spans);
             spans.extend(stray_values(&smtp.value.strays));
@@ -241,20 +244,24 @@ fn commented(text: &str) -> Vec<Span> {
 }
 
 /// Sections in which no secret belongs.
-const OPEN_SECTIONS: [&str; 5] = ["admin", "defaults", "rules", "templates_dir", "unrouted"];
+const OPEN_SECTIONS: [&str; 7] = ["admin", "defaults", "limits", "retention", "rules", "templates_dir", "unrouted"];
 /// The format's own words, beside its fields and severities.
-const WORDS: [&str; 17] = [
+const WORDS: [&str; 21] = [
     "admin",
     "all",
     "destinations",
+    "digest",
     "email",
     "false",
     "halo",
     "http",
     "https",
     "implicit",
+    "limits",
     "localhost",
     "none",
+    "queue",
+    "retention",
     "skip",
     "slack",
     "sources",
@@ -265,7 +272,7 @@ const WORDS: [&str; 17] = [
 
 /// Outside the open sections: the words that the format does not know.
 fn foreign_words(text: &str) -> Vec<Span> {
-    let fields = [Source::FIELDS, Destination::FIELDS, Smtp::FIELDS, Reference::FIELDS].concat();
+    let fields = [Source::FIELDS, Destination::FIELDS, Fallback::FIELDS, Smtp::FIELDS, Reference::FIELDS].concat();
     let is_known = |word: &str| {
         let is_number = word.len() <= 5 && word.bytes().all(|byte| byte.is_ascii_digit());
         let is_variable = word.contains('_') && word.bytes().all(|byte| byte == b'_' || byte.is_ascii_uppercase());

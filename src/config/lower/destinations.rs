@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use lettre::message::Mailbox;
 
+use super::limits::SharedLimits;
 use super::{Checker, Value, listed, secret_place};
 use crate::config::file::{At, Destination as Written, Field, File, Many, Smtp, Sp, Written as WrittenSecret};
 use crate::config::problem::{Problem, quoted, reason};
@@ -14,15 +15,12 @@ use crate::config::{Destination, read_bounded};
 use crate::deliver::email::{RECIPIENTS_MAX, SettingsError};
 use crate::deliver::{Settings, UrlProblem, email, slack, teams, webhook};
 use crate::model::{Channel, DestinationName, Secret};
-use crate::rate::Window;
 use crate::render::Renderer;
 
 /// Where bots post. <https://docs.slack.dev/reference/methods/chat.postMessage>
 const SLACK_API: &str = "https://slack.com/api";
-/// Limits of one destination.
-const LIMITS_MAX: usize = 8;
 /// What `Notifier`s of a run without secrets are built from; the name is reserved and resolves nowhere (RFC 2606).
-const STAND_IN_URL: &str = "https://skipped.invalid/";
+pub(super) const STAND_IN_URL: &str = "https://skipped.invalid/";
 /// 24 zero bytes, the shortest key there is.
 const STAND_IN_KEY: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 /// What submission servers commonly offer; required then, never given up for plain text.
@@ -33,10 +31,12 @@ const CA_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 const STAND_IN_TOKEN: &str = "skipped-by-this-run";
 
-const SLACK: [&str; 7] = ["type", "url", "token", "channel", "limit", "template", "allow_http"];
-const TEAMS: [&str; 5] = ["type", "url", "limit", "template", "allow_http"];
-const EMAIL: [&str; 6] = ["type", "smtp", "from", "to", "limit", "template"];
-const WEBHOOK: [&str; 6] = ["type", "url", "secret", "limit", "template", "allow_http"];
+const SLACK: [&str; 10] =
+    ["type", "url", "token", "channel", "limit", "over_limit", "digest_after", "fallback", "template", "allow_http"];
+const TEAMS: [&str; 8] = ["type", "url", "limit", "over_limit", "digest_after", "fallback", "template", "allow_http"];
+const EMAIL: [&str; 9] = ["type", "smtp", "from", "to", "limit", "over_limit", "digest_after", "fallback", "template"];
+const WEBHOOK: [&str; 9] =
+    ["type", "url", "secret", "limit", "over_limit", "digest_after", "fallback", "template", "allow_http"];
 
 fn fields(channel: Channel) -> &'static [&'static str] {
     match channel {
@@ -61,6 +61,10 @@ impl Defined {
         self.0.get(name)
     }
 
+    pub(super) fn settings_mut(&mut self, name: &str) -> Option<&mut Destination> {
+        self.0.get_mut(name)?.settings.as_mut()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&DestinationName, &One)> {
         self.0.iter()
     }
@@ -70,22 +74,38 @@ impl Defined {
     }
 }
 
+impl One {
+    /// `None` if it has faults.
+    pub(super) fn settings(&self) -> Option<&Destination> {
+        self.settings.as_ref()
+    }
+}
+
 impl Checker<'_> {
-    pub(super) fn destinations(&mut self, file: &File, templates: Option<&Renderer>) -> Defined {
+    pub(super) fn destinations(
+        &mut self,
+        file: &File,
+        limits: &mut SharedLimits,
+        templates: Option<&Renderer>,
+    ) -> Defined {
         let entries = file.destinations.as_ref().map(|field| self.entries(&field.value, "destination"));
+        let entries = entries.unwrap_or_default();
         let mut defined = BTreeMap::new();
-        for (name, written) in entries.unwrap_or_default() {
+        for (name, written) in &entries {
             let channel = written.value.kind.as_ref().and_then(|kind| kind.value.parse().ok());
-            let settings = self.destination(name, written, templates);
+            let settings = self.destination(name, written, limits, templates);
             defined.insert(name.value.as_str().into(), One { at: name.at, channel, settings });
         }
-        Defined(defined)
+        let mut defined = Defined(defined);
+        self.fallbacks(&entries, &mut defined);
+        defined
     }
 
     fn destination(
         &mut self,
         name: &Sp<String>,
         written: &Sp<Written>,
+        limits: &mut SharedLimits,
         templates: Option<&Renderer>,
     ) -> Option<Destination> {
         let written = &written.value;
@@ -101,44 +121,17 @@ impl Checker<'_> {
             self.unknown_type(kind, "destination", &types);
             return None;
         };
-        let limits = written.limit.as_ref().map(|field| self.limits(field)).unwrap_or_default();
+        let limit = written.limit.as_ref().map(|field| self.limit(field, limits));
+        let (limits, shared_limits) = limit.unwrap_or_default();
+        let overflow = self.overflow(written);
         if let (Some(template), Some(templates)) = (&written.template, templates) {
             self.template(template, channel, templates, None);
         }
         let owner = Owner { checker: self, name, table: &table, kind: channel.name() };
         let settings = owner.settings(channel, written)?;
-        Some(Destination {
-            settings,
-            limits,
-            shared_limits: Vec::new(),
-            overflow: crate::model::Overflow::default(),
-            fallback: None,
-            template: written.template.as_ref().map(|field| field.value.clone()),
-        })
-    }
-
-    fn limits(&mut self, field: &Field<Many>) -> Vec<Window> {
-        let items = field.value.items(field.at, self.text);
-        if items.is_empty() || items.len() > LIMITS_MAX {
-            let problem = Problem::error("bad-rate", format!("a destination has 1 to {LIMITS_MAX} limits"));
-            self.report(problem, field.key, "none, or too many", "write one, like `30/10m`, or a list of them");
-        }
-        let mut windows = Vec::new();
-        for item in items.into_iter().take(LIMITS_MAX) {
-            match item.value.parse::<Window>() {
-                Ok(window) => windows.push(window),
-                Err(error) => {
-                    let problem = Problem::error("bad-rate", format!("{} is not a limit: {error}", quoted(item.value)));
-                    self.report(
-                        problem,
-                        item.at,
-                        "not a limit",
-                        "write how many in what time, like `1/1s` or `30/10m`",
-                    );
-                }
-            }
-        }
-        windows
+        let template = written.template.as_ref().map(|field| field.value.clone());
+        // Fallbacks follow, once all destinations are known.
+        Some(Destination { settings, limits, shared_limits, overflow, fallback: None, template })
     }
 
     /// `told_by` is where a destination of the rule is named, if it is a rule that names the template.

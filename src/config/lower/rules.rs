@@ -40,7 +40,7 @@ impl Checker<'_> {
         let mut names: HashMap<&str, At> = HashMap::new();
         let mut rules: Vec<(Rule, At)> = Vec::new();
         for item in written {
-            if let Some(rule) = self.rule(item, templates, &mut sends, &mut names) {
+            if let Some(rule) = self.rule(item, default_severity, templates, &mut sends, &mut names) {
                 rules.push(rule);
             }
         }
@@ -57,6 +57,7 @@ impl Checker<'_> {
     fn rule<'f>(
         &mut self,
         item: &'f Sp<Written>,
+        default_severity: Severity,
         templates: Option<&Renderer>,
         sends: &mut Sends<'_>,
         names: &mut HashMap<&'f str, At>,
@@ -81,6 +82,7 @@ impl Checker<'_> {
             self.rule_template(field, send, sends.destinations, templates);
         }
         let runbook = written.runbook.as_ref().and_then(|field| self.runbook(field));
+        let batch = self.batch(&table, written, severity.unwrap_or(default_severity));
         let (keys, conditions) = keys_and_conditions?;
         let line = at.map_or(1, |at| self.source.line(at.start));
         let rule = Rule {
@@ -92,7 +94,7 @@ impl Checker<'_> {
             stop: written.stop.as_ref().is_some_and(|field| field.value),
             template: written.template.as_ref().map(|field| field.value.clone()),
             runbook,
-            batch: None,
+            batch,
             place: Place { file: Arc::clone(self.source.file()), line: u32::try_from(line).unwrap_or(u32::MAX) },
         };
         Some((rule, at))
@@ -329,7 +331,7 @@ impl Checker<'_> {
         Some(Action::Send(items.iter().map(|item| item.value.into()).collect()))
     }
 
-    fn unknown_destination(&mut self, item: &Sp<&str>, destinations: &Defined) {
+    pub(super) fn unknown_destination(&mut self, item: &Sp<&str>, destinations: &Defined) {
         /// As many as fit a line.
         const SHOWN_MAX: usize = 6;
 
@@ -402,7 +404,10 @@ impl Checker<'_> {
     }
 
     fn unused_destinations(&mut self, sends: &Sends<'_>) {
-        for (name, one) in sends.destinations.iter().filter(|(name, _)| !sends.used.contains(*name)) {
+        let fallbacks = sends.destinations.iter().filter_map(|(_, one)| one.settings()?.fallback.as_ref());
+        let fallbacks: HashSet<_> = fallbacks.map(|fallback| &fallback.to).collect();
+        let is_used = |name: &DestinationName| sends.used.contains(name) || fallbacks.contains(name);
+        for (name, one) in sends.destinations.iter().filter(|(name, _)| !is_used(name)) {
             let problem =
                 Problem::warning("unused-destination", format!("nothing is ever sent to {}", quoted(name.as_str())));
             self.report(problem, one.at, "named by no rule", "name it in a rule or in `unrouted`, or remove it");

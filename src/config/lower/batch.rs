@@ -1,0 +1,82 @@
+//! `batch:` of a rule: which of its events share a message.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::Checker;
+use crate::config::file::{Batch as Written, Field, Many, Rule};
+use crate::config::problem::{Problem, quoted};
+use crate::model::Severity;
+use crate::routing::Batch;
+
+/// A scan reports what it finds about one target within seconds; longer than this, a reader waits for nothing.
+const WAIT: Duration = Duration::from_secs(30);
+const WAIT_MIN: Duration = Duration::from_secs(1);
+/// Beyond a day, what is gathered is no alert any more.
+const WAIT_MAX: Duration = Duration::from_hours(24);
+/// More than a message can list, and few enough to render at once.
+const MAX: u32 = 50;
+/// One event is no batch.
+const MAX_MIN: u32 = 2;
+const MAX_MOST: u32 = 1000;
+/// Each makes the groups smaller; with more, every event is a group of its own.
+const BY_MAX: usize = 8;
+
+impl Checker<'_> {
+    /// `severity` is what the rule's events have.
+    pub(super) fn batch(&mut self, table: &str, rule: &Rule, severity: Severity) -> Option<Batch> {
+        let field = rule.batch.as_ref()?;
+        let written = &field.value;
+        self.strays(&written.strays, "`batch`", Written::FIELDS);
+        if let Some(drop) = &rule.drop {
+            let problem = Problem::error("misplaced-field", format!("{table} drops, so there is nothing to gather"));
+            let problem = problem.related(self.place(drop.key), "it drops here");
+            self.report(problem, field.key, "not used here", "remove `batch`, or send instead of dropping");
+        }
+        let by = written.by.as_ref().map_or(Some(Vec::new()), |field| self.batch_by(field));
+        let wait = written.wait.as_ref().map_or(Some(WAIT), |field| self.duration(field, WAIT_MIN, WAIT_MAX));
+        let max = written.max.as_ref().map_or(Some(MAX), |field| self.batch_max(field));
+        let batch = Batch { by: by?, wait: wait?, max: max? };
+        if severity == Severity::Critical && rule.drop.is_none() {
+            let wait = humantime::format_duration(batch.wait);
+            let title = format!("{table} is critical, and may wait {wait} for its batch");
+            let help = "remove `batch`, or lower the severity; a critical message is worth sending alone";
+            self.report(Problem::warning("critical-batch", title), field.key, "holds critical events back", help);
+        }
+        Some(batch)
+    }
+
+    fn batch_by(&mut self, field: &Field<Many>) -> Option<Vec<String>> {
+        let items = field.value.items(field.at, self.text);
+        if items.len() > BY_MAX {
+            let problem = Problem::error("bad-batch", format!("a batch goes by at most {BY_MAX} fields"));
+            self.report(problem, field.key, "too many", "name the few that a reader would sort by, like `target`");
+            return None;
+        }
+        let mut seen = HashSet::new();
+        let mut good = true;
+        for item in &items {
+            let fault = if item.value.trim().is_empty() {
+                "a batch needs the names of fields".to_owned()
+            } else if !seen.insert(item.value) {
+                format!("the batch goes by {} twice", quoted(item.value))
+            } else {
+                continue;
+            };
+            let help = "name each field of the event once, like `target` or `details.port`";
+            self.report(Problem::error("bad-batch", fault), item.at, "not a field to go by", help);
+            good = false;
+        }
+        good.then(|| items.iter().map(|item| item.value.to_owned()).collect())
+    }
+
+    fn batch_max(&mut self, field: &Field<String>) -> Option<u32> {
+        let max = field.value.trim().parse().ok().filter(|max| (MAX_MIN..=MAX_MOST).contains(max));
+        if max.is_none() {
+            let problem = Problem::error("bad-batch", format!("{} is not a size of a batch", quoted(&field.value)));
+            let help = format!("write a number of events from {MAX_MIN} to {MAX_MOST}; the default is {MAX}");
+            self.report(problem, field.at, "not a size that can be used here", help);
+        }
+        max
+    }
+}
