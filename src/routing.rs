@@ -240,6 +240,8 @@ fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S:
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
     use proptest::sample::{select, subsequence};
     use serde_json::json;
@@ -342,6 +344,23 @@ mod tests {
         let rules = RuleSet::new(rules, drop_for("nobody asked"), Severity::Info);
         assert_eq!(told(&rules.route(&event("a", json!({})))), "slack<first/info second drops: enough");
         assert_eq!(told(&rules.route(&event("b", json!({})))), "unrouted drops: nobody asked");
+    }
+
+    #[test]
+    fn the_rule_that_tells_also_gathers() {
+        let batch = |by: &str| Some(Batch { by: vec![by.to_owned()], wait: Duration::from_secs(30), max: 50 });
+        let rules = vec![
+            Rule { batch: batch("target"), ..rule("first", &["a"], &[], send(&["slack"])) },
+            Rule { batch: batch("port"), ..rule("second", &["a"], &[], send(&["slack", "teams"])) },
+            rule("third", &["a"], &[], send(&["teams", "mail"])),
+        ];
+        let rules = RuleSet::new(rules, send(&["catch-all"]), Severity::Info);
+        let groups = |key: &str| {
+            let route = rules.route(&event(key, json!({"target": "x", "port": 22})));
+            route.owed.into_iter().map(|owed| owed.batch.map(|batch| batch.group)).collect::<Vec<_>>()
+        };
+        assert_eq!(groups("a"), [Some(r#"["x"]"#.to_owned()), Some(r#"["22"]"#.to_owned()), None]);
+        assert_eq!(groups("b"), [None]);
     }
 
     #[test]

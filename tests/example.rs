@@ -36,11 +36,14 @@ fn the_example_shows_every_option() {
         file::File::FIELDS,
         file::Source::FIELDS,
         file::Destination::FIELDS,
+        file::Fallback::FIELDS,
         file::Smtp::FIELDS,
         file::Reference::FIELDS,
         file::Admin::FIELDS,
+        file::Retention::FIELDS,
         file::Defaults::FIELDS,
         file::Rule::FIELDS,
+        file::Batch::FIELDS,
         file::Unrouted::FIELDS,
     ];
     for option in options.concat() {

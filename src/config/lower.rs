@@ -445,3 +445,105 @@ fn listed(words: &[&str]) -> String {
         None => "nothing".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load_str;
+    use crate::model::{Fallback, Overflow};
+
+    fn load(destinations: &str, more: &str) -> Result<Config, Problems> {
+        let text = format!(
+            "
+sources: {{ halo: {{ type: halo, api_key: {{ env: SECRET }} }} }}
+destinations:
+{destinations}
+{more}
+rules: []
+unrouted: {{ send: [a] }}
+"
+        );
+        let variable = |_: &str| Some("https://example.org/hook/0123456789".to_owned());
+        let options = LoadOptions { variable: &variable, ..LoadOptions::default() };
+        load_str(&text, Path::new("rules.yaml"), &options)
+    }
+
+    fn good(destinations: &str, more: &str) -> Config {
+        load(destinations, more).unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_default() {
+        let config = good("  a: { type: webhook, url: { env: URL } }", "");
+        let a = &config.destinations["a"];
+        assert_eq!((a.limits.len(), a.shared_limits.len(), &a.fallback), (0, 0, &None));
+        assert_eq!(a.overflow, Overflow::Digest { after: Duration::from_mins(2) });
+        assert_eq!(config.retention.ended, Duration::from_hours(720));
+        assert!(config.limits.is_empty() && config.warnings.is_empty());
+        let config = good(
+            "  a: { type: webhook, url: { env: URL }, fallback: { to: b } }\n  b: { type: teams, url: { env: URL } }",
+            "retention: {}",
+        );
+        let after = Duration::from_mins(5);
+        assert_eq!(config.destinations["a"].fallback, Some(Fallback { to: "b".into(), after }));
+        assert_eq!(config.retention, Retention::default());
+        // `b` is named by a fallback alone, and that is a use.
+        assert!(config.warnings.is_empty());
+    }
+
+    #[test]
+    fn what_is_said_holds() {
+        let config = good(
+            "
+  a: { type: webhook, url: { env: URL }, limit: [10/1s, all, 30/1m, few, all], digest_after: 90s, fallback: { to: b, after: 1h } }
+  b: { type: webhook, url: { env: URL }, limit: all, over_limit: queue, fallback: { to: c } }
+  c: { type: webhook, url: { env: URL }, limit: few, over_limit: digest }",
+            "limits: { all: [5/1s, 100/10m], few: 1/1s }\nretention: { ended: 10years }",
+        );
+        let [a, b, c] = ["a", "b", "c"].map(|name| &config.destinations[name]);
+        let shown = |windows: &[crate::rate::Window]| windows.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!((shown(&a.limits), shown(&b.limits)), (vec!["10/1s".to_owned(), "30/1m".to_owned()], Vec::new()));
+        assert_eq!((&a.shared_limits, &b.shared_limits), (&vec!["all".into(), "few".into()], &vec!["all".into()]));
+        assert_eq!(shown(&config.limits["all"]), ["5/1s", "100/10m"]);
+        assert_eq!(a.overflow, Overflow::Digest { after: Duration::from_secs(90) });
+        assert_eq!((b.overflow, c.overflow), (Overflow::Queue, Overflow::default()));
+        assert_eq!(a.fallback, Some(Fallback { to: "b".into(), after: Duration::from_hours(1) }));
+        assert_eq!(config.retention.ended, RETENTION_MAX);
+        assert!(config.warnings.is_empty());
+    }
+
+    /// Which addresses a fallback of less than 10 s may have; the first destination falls back to the second.
+    #[test]
+    fn a_hasty_fallback_stays_on_this_machine() {
+        let local = "type: webhook, url: 'http://127.0.0.1:9/'";
+        let mail = |host: &str| {
+            format!("type: email, smtp: {{ host: '{host}', tls: none }}, from: a@example.org, to: b@example.org")
+        };
+        let cases = [
+            (local, local.to_owned(), true),
+            (local, "type: slack, url: 'http://[::1]:9/services/T/B/X'".to_owned(), true),
+            (local, mail("localhost"), true),
+            (local, mail("::1"), true),
+            (local, mail("mail.example.org").replace("none", "starttls"), false),
+            (local, "type: webhook, url: { env: URL }".to_owned(), false),
+            ("type: teams, url: { env: URL }", local.to_owned(), false),
+            (local, "type: slack, token: { env: TOKEN }, channel: C0123456789".to_owned(), false),
+        ];
+        for (from, to, allowed) in cases {
+            let destinations = format!("  a: {{ {from}, fallback: {{ to: b, after: 100ms }} }}\n  b: {{ {to} }}\n");
+            let problems = load(&destinations, "").err().map(|problems| problems.to_string()).unwrap_or_default();
+            assert_eq!(!problems.contains("bad-duration"), allowed, "{destinations} {problems}");
+            assert!(allowed || problems.contains("from 10s to 1day"), "{problems}");
+        }
+        // Where no secret is looked up nobody knows where they lead; a file that runs must pass.
+        let unknown = "
+sources: { halo: { type: halo, api_key: { env: SECRET } } }
+destinations:
+  a: { type: slack, url: { env: URL }, fallback: { to: b, after: 100ms } }
+  b: { type: teams, url: { env: URL } }
+rules: []
+unrouted: { send: [a] }
+";
+        assert!(load_str(unknown, Path::new("rules.yaml"), &LoadOptions::without_secrets()).is_ok());
+    }
+}

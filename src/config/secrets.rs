@@ -473,7 +473,7 @@ sources:
   SECRET1: { type: halo, api_key SECRET2, every: 60s, listen: 127.0.0.1:8790 }
 destinations:
 - { type: slack, { env: SLACK_URL }, SECRET3é }
- }, batch: [SECRET4]
+ }, mention: [SECRET4]
 rules:
 - { name: KEPT0, severity: high }
 SECRET5: 5
@@ -481,7 +481,7 @@ SECRET5: 5
         let shown = blank(text, &guess(text));
         assert!(!shown.contains("SECRET"), "{shown}");
         for kept in
-            ["{ type: halo, api_key ", "every: ", "127.0.0.1:8790", "SLACK_URL", "batch", "KEPT0, severity: high"]
+            ["{ type: halo, api_key ", "every: ", "127.0.0.1:8790", "SLACK_URL", "mention", "KEPT0, severity: high"]
         {
             assert!(shown.contains(kept), "{kept}: {shown}");
         }

@@ -79,3 +79,84 @@ impl fmt::Display for Batch {
 fn as_duration<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&humantime::format_duration(*duration))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn group(by: &[&str], fields: Value) -> String {
+        let mut body = json!({"event_id": "1", "key": "issue-add"});
+        let Value::Object(fields) = fields else { panic!("fields are an object") };
+        body.as_object_mut().unwrap().extend(fields);
+        let by = by.iter().map(|&field| field.to_owned()).collect();
+        Batch { by, wait: Duration::from_secs(30), max: 50 }.group(&Event::from_value(body).unwrap()).group
+    }
+
+    #[test]
+    fn the_same_values_make_the_same_group() {
+        let cases = [
+            (&[][..], json!({}), "[]"),
+            (&["key"], json!({}), r#"["issue-add"]"#),
+            (&["target"], json!({"target": {"target": "a.example.org"}}), r#"["a.example.org"]"#),
+            (&["target"], json!({"target": "a.example.org"}), r#"["a.example.org"]"#),
+            (&["port", "details.proto"], json!({"port": 465, "details": {"proto": "tcp"}}), r#"["465","tcp"]"#),
+            (&["port"], json!({"port": "465"}), r#"["465"]"#),
+            (&["a", "b", "c", "d", "e"], json!({"b": null, "c": "", "d": [""], "e": []}), "[null,null,null,null,null]"),
+            (&["a", "b"], json!({"a": false, "b": ["x", 1]}), r#"[false,["x",1]]"#),
+        ];
+        for (by, fields, expected) in cases {
+            assert_eq!(group(by, fields.clone()), expected, "{by:?} {fields}");
+        }
+    }
+
+    #[test]
+    fn other_values_make_another_group() {
+        let long = "ü".repeat(300);
+        let texts = [
+            json!({"a": "x", "b": "y"}),
+            json!({"a": "x\",\"y"}),
+            json!({"a": "x,y"}),
+            json!({"b": "x"}),
+            json!({"a": "x"}),
+            json!({"a": ["x"]}),
+            json!({"a": "null"}),
+            json!({"a": long}),
+            json!({"a": format!("{long}1")}),
+            json!({"a": format!("{long}2")}),
+            json!({"a": long, "b": "y"}),
+        ];
+        let groups: HashSet<_> = texts.iter().map(|fields| group(&["a", "b"], fields.clone())).collect();
+        assert_eq!(groups.len(), texts.len(), "{groups:#?}");
+    }
+
+    #[test]
+    fn a_group_is_bounded() {
+        for length in (240..270).chain([5000]) {
+            for text in ["x", "ü", "日", "\"", "\u{1}"] {
+                let group = group(&["a"], json!({"a": text.repeat(length)}));
+                assert!(group.len() <= Grouped::GROUP_BYTES_MAX, "{} {group}", group.len());
+            }
+        }
+        let (most, more) = ("x".repeat(Grouped::GROUP_BYTES_MAX - 4), "x".repeat(Grouped::GROUP_BYTES_MAX - 3));
+        assert!(group(&["a"], json!({"a": most})).ends_with("x\"]"));
+        assert!(!group(&["a"], json!({"a": more})).ends_with(']'));
+    }
+
+    #[test]
+    fn in_words() {
+        let batch = |by: &[&str]| Batch {
+            by: by.iter().map(|&field| field.to_owned()).collect(),
+            wait: Duration::from_secs(90),
+            max: 20,
+        };
+        assert_eq!(batch(&["target", "port"]).to_string(), "gathered by target, port for 1m 30s, at most 20");
+        assert_eq!(batch(&[]).to_string(), "gathered for 1m 30s, at most 20");
+        let event = Event::from_value(json!({"event_id": "1", "key": "k"})).unwrap();
+        let expected = json!({"group": "[]", "wait": "1m 30s", "max": 20});
+        assert_eq!(serde_json::to_value(batch(&[]).group(&event)).unwrap(), expected);
+    }
+}

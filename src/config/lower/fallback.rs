@@ -44,7 +44,10 @@ impl Checker<'_> {
         defined: &Defined,
     ) -> Option<(&'f Field<String>, Duration)> {
         let written = &field.value;
-        self.strays(&written.strays, "`fallback`", Written::FIELDS);
+        let mut strays = written.strays.clone();
+        // Told below, as missing.
+        strays.empty.retain(|key| key.value != "to");
+        self.strays(&strays, "`fallback`", Written::FIELDS);
         let local =
             |name: &str| defined.get(name).and_then(|one| one.settings()).is_none_or(|one| is_local(&one.settings));
         let to = written.to.as_ref();
@@ -52,9 +55,8 @@ impl Checker<'_> {
         let after_min = if is_local { AFTER_MIN_LOCAL } else { AFTER_MIN };
         let after = written.after.as_ref().map_or(Some(AFTER), |field| self.duration(field, after_min, AFTER_MAX));
         let Some(to) = to else {
-            if !written.strays.empty.iter().any(|key| key.value == "to") {
-                self.missing_field("`fallback`", "to", field.key, "`to:` and the destination to tell instead");
-            }
+            let example = "`to:` and the destination to tell instead";
+            self.missing_field("`fallback`", "to", field.key, example);
             return None;
         };
         if to.value == name {

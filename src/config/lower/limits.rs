@@ -140,7 +140,7 @@ impl Checker<'_> {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("write one of {}: one message of all that waits, or each in its turn", listed(&OVER_LIMIT)),
         };
-        let title = format!("{} is nothing to do with what is over the limit", quoted(&field.value));
+        let title = format!("{} is not a way to treat what is over the limit", quoted(&field.value));
         self.report(Problem::error("bad-over-limit", title), field.at, "unknown", help);
     }
 }
