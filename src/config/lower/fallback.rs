@@ -1,6 +1,6 @@
 //! `fallback:` of a destination: who is told instead. Read once all destinations are known.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::Checker;
@@ -51,8 +51,8 @@ impl Checker<'_> {
         let local =
             |name: &str| defined.get(name).and_then(|one| one.settings()).is_none_or(|one| is_local(&one.settings));
         let to = written.to.as_ref();
-        let is_local = local(name) && to.is_none_or(|to| local(&to.value));
-        let after_min = if is_local { AFTER_MIN_LOCAL } else { AFTER_MIN };
+        let quick = local(name) && to.is_none_or(|to| local(&to.value));
+        let after_min = if quick { AFTER_MIN_LOCAL } else { AFTER_MIN };
         let after = written.after.as_ref().map_or(Some(AFTER), |field| self.duration(field, after_min, AFTER_MAX));
         let Some(to) = to else {
             let example = "`to:` and the destination to tell instead";
@@ -76,12 +76,13 @@ impl Checker<'_> {
         /// Longer loops are told by their beginning.
         const SHOWN_MAX: usize = 6;
 
-        let mut seen_from: HashMap<&str, usize> = HashMap::new();
-        for (walk, (start, _)) in written.iter().enumerate() {
+        let mut seen: HashSet<&str> = HashSet::new();
+        for (start, _) in written {
             let mut path: Vec<(&str, At)> = Vec::new();
             let mut name = start.value.as_str();
-            while let (Some((to, at)), None) = (leads.get(name), seen_from.get(name)) {
-                seen_from.insert(name, walk);
+            while let Some((to, at)) = leads.get(name)
+                && seen.insert(name)
+            {
                 path.push((name, *at));
                 name = to;
             }
@@ -96,7 +97,7 @@ impl Checker<'_> {
             let title = format!("the fallbacks lead in a circle: {}", names.join(" to "));
             let back = round.last().and_then(|(_, at)| self.place(*at));
             let problem = Problem::error("bad-fallback", title).related(back, "and this leads back");
-            let help = "remove one of them; a message is handed on once only, so none is needed behind a fallback";
+            let help = "remove one of them; what a fallback has handed over is not handed on again";
             self.report(problem, round.first().and_then(|(_, at)| *at), "leads on from here", help);
         }
     }
