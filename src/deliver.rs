@@ -5,9 +5,9 @@
 //! again. It always ends: every network wait has a time-out, every answer a size limit. No report and no error of this
 //! module holds a URL, a credential, a full mail address or event text.
 //!
-//! What an answer *means* is decided by pure functions, one for each channel's own contract: `slack`, `teams`,
-//! `webhook` over [`http::common`], and `email::reply` for SMTP.
+//! What an answer *means* is decided by tables, one for each channel's own [`contract`], read by pure functions.
 
+pub mod contract;
 pub mod email;
 pub mod http;
 pub mod slack;

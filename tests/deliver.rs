@@ -6,8 +6,11 @@ mod http;
 #[path = "support/smtp.rs"]
 mod smtp;
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use halo_relay::deliver::contract::{self, Contract};
 use halo_relay::deliver::{Clients, Notifier, Settings, Timeouts, email, slack, teams, webhook};
 use halo_relay::model::{Content, DeliveryId, Message, Outcome, Report, Secret, Timestamp};
 use http::{FakeHttp, Reply};
@@ -21,10 +24,11 @@ fn clients() -> Clients {
     Clients::new().unwrap()
 }
 
-/// For tests in which nobody answers.
+/// For tests in which nobody answers: long enough that a busy machine does all else in that time.
 fn impatient() -> Clients {
-    let short = Duration::from_millis(300);
-    Clients::with_timeouts(Timeouts { http: short, smtp: short, ..Timeouts::DEFAULT }).unwrap()
+    let short = Duration::from_millis(700);
+    // Longer for an answer than to connect, as in earnest.
+    Clients::with_timeouts(Timeouts { connect: short, http: 2 * short, smtp: short }).unwrap()
 }
 
 fn message(content: Content) -> Message {
@@ -38,6 +42,17 @@ fn json_message() -> Message {
 fn mail_message(text: &str) -> Message {
     let html = Some(format!("<p>{text}</p>"));
     message(Content::Mail { subject: "HIGH · certificate".to_owned(), text: text.to_owned(), html })
+}
+
+/// Runs all cases side by side, for most of their time is spent waiting in vain.
+async fn side_by_side<F: Future<Output = ()> + Send + 'static>(cases: Vec<F>) {
+    let mut running = tokio::task::JoinSet::new();
+    for case in cases {
+        running.spawn(case);
+    }
+    while let Some(ended) = running.join_next().await {
+        ended.unwrap();
+    }
 }
 
 /// Nothing of this may appear in a report.
@@ -127,98 +142,492 @@ async fn webhook_requests_are_signed() {
     assert_eq!(request.header("webhook-signature"), Some(signature.as_str()));
 }
 
-#[tokio::test]
-async fn answers() {
-    let wait = |seconds| Outcome::Throttled { wait: Some(Duration::from_secs(seconds)) };
-    let from = |status, body| Reply::text(status, body);
-    let cases = [
-        ("slack webhook", from(200, "no_service"), Outcome::RefusedDestination),
-        ("slack webhook", from(400, "invalid_blocks"), Outcome::RefusedContent),
-        ("slack webhook", from(429, r#"{"retry_after":3,"ok":false,"error":"rate_limited"}"#), wait(3)),
-        ("slack webhook", from(429, "").with("retry-after", "Wed, 21 Oct 2015 07:29:00 GMT"), wait(60)),
-        ("slack webhook", from(302, "").with("location", "/elsewhere"), Outcome::RefusedDestination),
-        ("slack webhook", from(503, "maintenance: SECRET"), Outcome::Transient),
-        ("slack bot", from(200, r#"{"ok":false,"error":"is_archived"}"#), Outcome::RefusedDestination),
-        ("slack bot", from(200, r#"{"ok":false,"error":"msg_too_long"}"#), Outcome::RefusedContent),
-        ("slack bot", from(200, r#"{"ok":false,"error":"fatal_error"}"#), Outcome::Ambiguous),
-        ("slack bot", from(429, r#"{"ok":false,"error":"ratelimited"}"#).with("retry-after", "30"), wait(30)),
-        ("slack bot", from(307, "").with("location", "https://example.org/"), Outcome::RefusedDestination),
-        ("teams", from(202, ""), Outcome::Delivered),
-        ("teams", from(200, "Webhook message delivery failed with error: SECRET"), Outcome::Transient),
-        ("teams", from(413, "SECRET"), Outcome::RefusedContent),
-        (
-            "teams",
-            from(404, r#"{"error":{"code":"WorkflowNotFound","message":"SECRET"}}"#),
-            Outcome::RefusedDestination,
-        ),
-        ("teams", from(429, "").with("retry-after", "7"), wait(7)),
-        ("teams", from(301, "").with("location", "/elsewhere"), Outcome::RefusedDestination),
-        ("webhook", from(201, "SECRET"), Outcome::Delivered),
-        ("webhook", from(400, "SECRET"), Outcome::RefusedContent),
-        ("webhook", from(410, ""), Outcome::RefusedDestination),
-        (
-            "webhook",
-            from(502, "").with("retry-after", "0.5"),
-            Outcome::Throttled { wait: Some(Duration::from_millis(500)) },
-        ),
-        ("webhook", from(429, "").with("retry-after", "never"), Outcome::Throttled { wait: None }),
-        ("webhook", from(429, "").with("retry-after", "9999999"), wait(86_400)),
-        ("webhook", from(308, "").with("location", "/elsewhere"), Outcome::RefusedDestination),
-    ];
-    let mut fake = FakeHttp::start(Reply::status(500)).await;
-    let (channels, clients) = (http_channels(&fake.url("")), clients());
-    for (name, reply, outcome) in cases {
-        let (_, settings) = channels.iter().find(|(known, _)| *known == name).unwrap();
-        fake.then(reply.clone());
-        assert_eq!(send(settings, &clients, &json_message()).await.outcome, outcome, "{name} {reply:?}");
-        fake.request().await;
-        assert!(fake.try_request().is_none(), "{name} {reply:?}: sent twice");
+/// A contract's answers: the line as `docs/CHANNELS.md` has it, what it says, and answers that it is for.
+type Answers = &'static [(&'static str, &'static str, &'static [(u16, &'static str)])];
+
+/// Of the statuses that no channel has an own meaning for.
+const NOT_TAKEN: Answers = &[
+    ("HTTP 408, 425", "transient", &[(408, ""), (425, "")]),
+    ("HTTP 300 to 399", "refused_destination", &[(300, ""), (301, ""), (302, "ok"), (303, ""), (307, ""), (308, "")]),
+    (
+        "HTTP 401, 403, 404, 407, 410",
+        "refused_destination",
+        &[(401, ""), (403, "SECRET"), (404, ""), (407, ""), (410, "")],
+    ),
+    ("HTTP 413", "refused_content", &[(413, "too large")]),
+    ("HTTP 400 to 499", "refused_content", &[(400, "SECRET"), (402, ""), (405, ""), (409, ""), (422, ""), (499, "")]),
+];
+const GATEWAY_IN_DOUBT: Answers = &[("HTTP 502, 504", "ambiguous", &[(502, "<html>"), (504, "")])];
+const FAILED: Answers = &[
+    ("HTTP 500 to 599", "transient", &[(500, "SECRET"), (501, ""), (503, "maintenance"), (507, ""), (599, "")]),
+    ("anything else", "transient", &[(600, ""), (999, "")]),
+];
+const PAUSE: Answers = &[("HTTP 429", "throttled", &[(429, ""), (429, "no_text"), (429, "<html>")])];
+
+/// Slack's words with the status they come with at a webhook, where it is known.
+const SLACK_WORDS: &[(&str, &[(u16, &str)])] = &[
+    ("throttled", &[(400, "rate_limited"), (400, "ratelimited")]),
+    (
+        "refused_content",
+        &[
+            (400, "block_mismatch"),
+            (400, "invalid_arg_name"),
+            (400, "invalid_arguments"),
+            (400, "invalid_attachments"),
+            (400, "invalid_blocks"),
+            (400, "invalid_blocks_format"),
+            (400, "invalid_charset"),
+            (400, "invalid_form_data"),
+            (400, "invalid_payload"),
+            (400, "invalid_post_type"),
+            (400, "markdown_text_conflict"),
+            (400, "metadata_too_large"),
+            (400, "missing_post_type"),
+            (400, "missing_text_or_fallback_or_attachments"),
+            (500, "missing_text_or_fallback_or_attachments"),
+            (400, "msg_blocks_too_long"),
+            (400, "msg_too_long"),
+            (400, "no_text"),
+            (400, "too_many_attachments"),
+        ],
+    ),
+    (
+        "refused_destination",
+        &[
+            (400, "access_denied"),
+            (400, "accesslimited"),
+            (400, "account_inactive"),
+            (403, "action_prohibited"),
+            (410, "channel_is_archived"),
+            (404, "channel_not_found"),
+            (400, "ekm_access_denied"),
+            (400, "invalid_auth"),
+            (403, "invalid_token"),
+            (400, "is_archived"),
+            (400, "missing_scope"),
+            (400, "no_active_hooks"),
+            (400, "no_permission"),
+            (404, "no_service"),
+            (500, "no_service_id"),
+            (400, "no_team"),
+            (400, "not_allowed_token_type"),
+            (400, "not_authed"),
+            (400, "not_in_channel"),
+            (400, "posting_to_general_channel_denied"),
+            (400, "restricted_action"),
+            (400, "restricted_action_non_threadable_channel"),
+            (400, "restricted_action_read_only_channel"),
+            (400, "restricted_action_thread_only_channel"),
+            (400, "team_access_not_granted"),
+            (503, "team_disabled"),
+            (400, "token_expired"),
+            (400, "token_revoked"),
+            (400, "user_not_found"),
+        ],
+    ),
+    (
+        "transient",
+        &[
+            (400, "external_channel_migrating"),
+            (400, "org_login_required"),
+            (400, "request_timeout"),
+            (500, "rollup_error"),
+            (400, "service_unavailable"),
+            (400, "team_added_to_org"),
+            (400, "update_failed"),
+        ],
+    ),
+    ("ambiguous", &[(400, "fatal_error"), (500, "internal_error")]),
+];
+
+/// Each line of one channel's contract, through its real client: the answers it is for, and nothing left out.
+struct Walk {
+    fake: FakeHttp,
+    clients: Clients,
+    contract: Contract,
+    settings: Settings,
+    /// The lines that were walked.
+    seen: BTreeSet<String>,
+}
+
+impl Walk {
+    async fn start(title: &str, channel: &str) -> Self {
+        let fake = FakeHttp::start(Reply::status(500)).await;
+        let contract = contract::all().into_iter().find(|contract| contract.title == title).unwrap();
+        let (_, settings) = http_channels(&fake.url("")).into_iter().find(|(name, _)| *name == channel).unwrap();
+        Self { fake, clients: clients(), contract, settings, seen: BTreeSet::new() }
+    }
+
+    /// Sends once; checks the outcome, that there was one request, and that the contract has this line.
+    async fn answer(&mut self, line: &str, outcome: &str, reply: Reply) -> Report {
+        let lines = &self.contract.lines;
+        let found = lines.iter().find(|known| known.seen == line).unwrap_or_else(|| panic!("no line {line:?}"));
+        assert_eq!(found.outcome.name(), outcome, "{line}");
+        self.seen.insert(line.to_owned());
+        self.fake.then(reply.clone());
+        let report = send(&self.settings, &self.clients, &json_message()).await;
+        assert_eq!(report.outcome.name(), outcome, "{line} {reply:?}: {}", report.detail);
+        self.fake.request().await;
+        assert!(self.fake.try_request().is_none(), "{line} {reply:?}: sent twice");
+        report
+    }
+
+    async fn answers(&mut self, tables: &[Answers]) {
+        for (line, outcome, answers) in tables.iter().copied().flatten() {
+            for (status, body) in *answers {
+                let report = self.answer(line, outcome, Reply::text(*status, body)).await;
+                assert_eq!(report.status, Some(*status));
+            }
+        }
+    }
+
+    /// The line that lists `word`, itself or by its beginning.
+    fn line_of(&self, word: &str) -> String {
+        let lists = |seen: &str| {
+            seen.split('`').any(|listed| match listed.strip_suffix('*') {
+                Some(start) => word.starts_with(start),
+                None => listed == word,
+            })
+        };
+        let line = self.contract.lines.iter().find(|line| line.seen.starts_with('`') && lists(&line.seen));
+        line.unwrap_or_else(|| panic!("no line lists {word}")).seen.clone()
+    }
+
+    /// Every wish to wait, by header, where `line` is one that honours it.
+    async fn waits(&mut self, line: &str, status: u16) {
+        let now_or_none = Some(None);
+        let cases = [
+            ("7", Some(Some(7_000))),
+            ("0.5", Some(Some(500))),
+            ("Wed, 21 Oct 2015 07:29:00 GMT", Some(Some(60_000))),
+            ("Wed, 21 Oct 2015 07:27:00 GMT", now_or_none),
+            ("0", now_or_none),
+            ("9999999", Some(Some(86_400_000))),
+            ("Wed, 21 Oct 2065 07:28:00 GMT", Some(Some(86_400_000))),
+            ("never", None),
+            ("-5", None),
+        ];
+        for (value, expected) in cases {
+            // Where only the header makes it a pause, one that cannot be read makes none.
+            if expected.is_none() && status != 429 {
+                continue;
+            }
+            let report = self.answer(line, "throttled", Reply::status(status).with("retry-after", value)).await;
+            let wait = expected.flatten().map(Duration::from_millis);
+            assert_eq!(report.outcome, Outcome::Throttled { wait }, "{value}");
+            let cut = report.detail.contains("of which one day is kept");
+            assert_eq!(cut, wait == Some(Duration::from_hours(24)), "{value}: {}", report.detail);
+        }
+    }
+
+    fn end(self) {
+        let lines: BTreeSet<_> = self.contract.lines.iter().map(|line| line.seen.clone()).collect();
+        assert_eq!(self.seen, lines, "{}", self.contract.title);
     }
 }
 
 #[tokio::test]
-async fn faults() {
-    use Outcome::{Ambiguous, Delivered, RefusedDestination, Transient};
-    // In the order of `http_channels`: a status is all that Teams' 202 and a webhook's 2xx need.
+async fn slack_webhook_by_its_contract() {
+    let mut walk = Walk::start("Slack: incoming webhook", "slack webhook").await;
+    walk.answers(&[
+        &[
+            ("HTTP 200 and exactly `ok`", "delivered", &[(200, "ok"), (200, "ok\n")]),
+            (
+                "HTTP 200 to 299",
+                "ambiguous",
+                &[(200, ""), (200, "OK"), (200, "{\"ok\":true}"), (200, "<html>"), (202, "ok"), (204, "")],
+            ),
+        ],
+        PAUSE,
+        NOT_TAKEN,
+        GATEWAY_IN_DOUBT,
+        FAILED,
+    ])
+    .await;
+    for (outcome, words) in SLACK_WORDS {
+        for (status, word) in *words {
+            // The word decides, not the status that it comes with.
+            for status in [200, *status] {
+                let report = walk.answer(&walk.line_of(word), outcome, Reply::text(status, word)).await;
+                assert_eq!(report.detail, format!("HTTP {status}: {word}"));
+            }
+        }
+    }
+    walk.waits("HTTP 429", 429).await;
+    walk.waits("HTTP 408 with `Retry-After`", 408).await;
+    walk.waits("HTTP 500 to 599 with `Retry-After`", 503).await;
+    slack_waits(&mut walk).await;
+    walk.end();
+}
+
+#[tokio::test]
+async fn slack_bot_by_its_contract() {
+    let mut walk = Walk::start("Slack: bot", "slack bot").await;
+    walk.answers(&[
+        &[
+            (
+                "HTTP 200 and `\"ok\": true`",
+                "delivered",
+                &[(200, r#"{"ok":true,"channel":"C1","ts":"1.2"}"#), (200, r#"{"ok":true,"warning":"x"}"#)],
+            ),
+            (
+                "HTTP 200, `\"ok\": false` and another word",
+                "transient",
+                &[(200, r#"{"ok":false}"#), (200, r#"{"ok":false,"error":"a_new_word"}"#)],
+            ),
+            (
+                "HTTP 200 to 299",
+                "ambiguous",
+                &[(200, ""), (200, "ok"), (200, r#"{"ok":"true"}"#), (201, r#"{"ok":true}"#), (200, r#"{"ok":true"#)],
+            ),
+        ],
+        PAUSE,
+        NOT_TAKEN,
+        GATEWAY_IN_DOUBT,
+        FAILED,
+    ])
+    .await;
+    for (outcome, words) in SLACK_WORDS {
+        for (_, word) in *words {
+            let body = json!({"ok": false, "error": word}).to_string();
+            walk.answer(&walk.line_of(word), outcome, Reply::text(200, &body)).await;
+        }
+    }
+    walk.waits("HTTP 429", 429).await;
+    walk.waits("HTTP 408 with `Retry-After`", 408).await;
+    walk.waits("HTTP 500 to 599 with `Retry-After`", 503).await;
+    slack_waits(&mut walk).await;
+    walk.end();
+}
+
+/// Where Slack tells the time in the body.
+async fn slack_waits(walk: &mut Walk) {
     let cases = [
-        (Reply::Silence, [Ambiguous, Ambiguous, Ambiguous, Ambiguous]),
-        (Reply::Reset, [Ambiguous, Ambiguous, Ambiguous, Ambiguous]),
-        (Reply::Close, [Ambiguous, Ambiguous, Ambiguous, Ambiguous]),
-        (Reply::CutBody { status: 200, body: "ok" }, [Ambiguous, Ambiguous, Ambiguous, Delivered]),
-        (Reply::CutBody { status: 202, body: "" }, [Ambiguous, Ambiguous, Delivered, Delivered]),
-        (
-            Reply::CutBody { status: 404, body: "" },
-            [RefusedDestination, RefusedDestination, RefusedDestination, RefusedDestination],
-        ),
-        (Reply::EndlessBody { status: 200 }, [Ambiguous, Ambiguous, Ambiguous, Delivered]),
-        (Reply::EndlessBody { status: 500 }, [Transient, Transient, Transient, Transient]),
+        (429, r#"{"retry_after":3,"ok":false,"error":"rate_limited"}"#, None, Some(3_000)),
+        (200, r#"{"retry_after":1.5,"ok":false,"error":"ratelimited"}"#, None, Some(1_500)),
+        (429, r#"{"retry_after":3,"ok":false,"error":"rate_limited"}"#, Some("30"), Some(30_000)),
+        (429, r#"{"retry_after":3,"ok":false,"error":"rate_limited"}"#, Some("soon"), Some(3_000)),
+        (429, r#"{"retry_after":-3,"ok":false,"error":"rate_limited"}"#, None, None),
+        (429, r#"{"retry_after":"3","ok":false,"error":"rate_limited"}"#, None, None),
+        (429, r#"{"retry_after":1e300,"ok":false,"error":"rate_limited"}"#, None, Some(86_400_000)),
     ];
-    let mut fake = FakeHttp::start(Reply::status(500)).await;
-    let channels = http_channels(&fake.url(""));
+    for (status, body, header, wait) in cases {
+        let reply = Reply::text(status, body);
+        let reply = header.map_or(reply.clone(), |header| reply.with("retry-after", header));
+        let line = if status == 429 { "HTTP 429".to_owned() } else { walk.line_of("ratelimited") };
+        let report = walk.answer(&line, "throttled", reply).await;
+        assert_eq!(report.outcome, Outcome::Throttled { wait: wait.map(Duration::from_millis) }, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn teams_by_its_contract() {
+    let mut walk = Walk::start("Teams: workflow", "teams").await;
+    walk.answers(&[
+        &[
+            ("HTTP 202", "delivered", &[(202, ""), (202, "error")]),
+            ("another 2xx that is cut, a web page or no text", "ambiguous", &[(200, "<html>Sign in</html>")]),
+            ("another 2xx, text with `HTTP error 429`", "throttled", &[(200, "failed: returned HTTP error 429 with")]),
+            ("another 2xx, text with `HTTP error 413`", "refused_content", &[(200, "returned HTTP error 413 SECRET")]),
+            (
+                "another 2xx, text with `error` or `failed`",
+                "transient",
+                &[
+                    (200, "Webhook message delivery failed with error: SECRET"),
+                    (200, "Webhook message delivery failed: HTTP error 400"),
+                    (200, r#"{"error":{"code":"X"}}"#),
+                ],
+            ),
+            ("HTTP 200 to 299", "delivered", &[(200, ""), (200, "1"), (201, r#"{"status":"queued"}"#), (204, "")]),
+        ],
+        PAUSE,
+        NOT_TAKEN,
+        GATEWAY_IN_DOUBT,
+        FAILED,
+    ])
+    .await;
+    for (status, code) in [
+        (400, "WorkflowTriggerIsNotEnabled"),
+        (400, "WorkflowDisabled"),
+        (400, "TriggerInputSchemaMismatch"),
+        (404, "WorkflowNotFound"),
+        (401, "DirectApiAuthorizationRequired"),
+    ] {
+        let body = json!({"error": {"code": code, "message": "SECRET"}}).to_string();
+        let report = walk.answer(&walk.line_of(code), "refused_destination", Reply::text(status, &body)).await;
+        assert_eq!(report.detail, format!("HTTP {status}: {code}"));
+    }
+    let body = r#"{"error":{"code":"InvalidRequestContent","message":"SECRET"}}"#;
+    let report = walk.answer("HTTP 400 to 499", "refused_content", Reply::text(400, body)).await;
+    assert_eq!(report.detail, "HTTP 400: InvalidRequestContent");
+    walk.waits("HTTP 429", 429).await;
+    walk.waits("HTTP 408 with `Retry-After`", 408).await;
+    walk.waits("HTTP 500 to 599 with `Retry-After`", 503).await;
+    walk.end();
+}
+
+#[tokio::test]
+async fn signed_webhook_by_its_contract() {
+    let mut walk = Walk::start("Signed webhook", "webhook").await;
+    walk.answers(&[
+        &[
+            ("HTTP 200 to 299", "delivered", &[(200, ""), (201, "SECRET"), (202, "error"), (204, ""), (299, "<html>")]),
+            ("HTTP 502, 504", "throttled", &[(502, "<html>"), (504, "")]),
+        ],
+        PAUSE,
+        NOT_TAKEN,
+        FAILED,
+    ])
+    .await;
+    walk.waits("HTTP 429", 429).await;
+    walk.waits("HTTP 502, 504", 502).await;
+    walk.waits("HTTP 502, 504", 504).await;
+    walk.waits("HTTP 408 with `Retry-After`", 408).await;
+    walk.waits("HTTP 500 to 599 with `Retry-After`", 503).await;
+    walk.waits("HTTP 500 to 599 with `Retry-After`", 500).await;
+    // A time named for a request that can never pass changes nothing.
+    let reply = Reply::status(422).with("retry-after", "7");
+    walk.answer("HTTP 400 to 499", "refused_content", reply).await;
+    walk.end();
+}
+
+/// What breaks off or never ends. In the order of `http_channels`: a status is all that Teams' 202 and a webhook's 2xx
+/// need.
+#[tokio::test]
+async fn answers_that_are_not_whole() {
+    let cases = [
+        (Reply::CutBody { status: 200, body: "ok" }, ["ambiguous", "ambiguous", "ambiguous", "delivered"]),
+        (Reply::CutBody { status: 200, body: "no_service" }, ["ambiguous", "ambiguous", "ambiguous", "delivered"]),
+        (Reply::CutBody { status: 202, body: "" }, ["ambiguous", "ambiguous", "delivered", "delivered"]),
+        (Reply::CutBody { status: 404, body: "" }, ["refused_destination"; 4]),
+        (Reply::CutBody { status: 429, body: "{\"retry_after\":3," }, ["throttled"; 4]),
+        (Reply::EndlessBody { status: 200 }, ["ambiguous", "ambiguous", "ambiguous", "delivered"]),
+        (Reply::EndlessBody { status: 500 }, ["transient"; 4]),
+        (Reply::DrippingBody { status: 200 }, ["ambiguous", "ambiguous", "ambiguous", "delivered"]),
+        (Reply::DrippingBody { status: 503 }, ["transient"; 4]),
+    ];
+    let clients = Arc::new(impatient());
+    let mut running = Vec::new();
     for (reply, outcomes) in cases {
-        let clients = if matches!(reply, Reply::Silence) { impatient() } else { clients() };
-        for ((name, settings), outcome) in channels.iter().zip(outcomes) {
-            fake.then(reply.clone());
-            let report = send(settings, &clients, &json_message()).await;
-            assert_eq!(report.outcome, outcome, "{name} {reply:?}: {}", report.detail);
-            fake.request().await;
-            assert!(fake.try_request().is_none(), "{name} {reply:?}: sent twice");
+        for (channel, outcome) in outcomes.into_iter().enumerate() {
+            running.push(one_answer(clients.clone(), channel, reply.clone(), outcome));
         }
     }
+    side_by_side(running).await;
 }
 
+/// Sends once over the channel of that number to a server that does as told.
+async fn one_answer(clients: Arc<Clients>, channel: usize, reply: Reply, outcome: &'static str) {
+    let mut fake = FakeHttp::start(reply.clone()).await;
+    let (name, settings) = &http_channels(&fake.url(""))[channel];
+    let report = send(settings, &clients, &json_message()).await;
+    assert_eq!(report.outcome.name(), outcome, "{name} {reply:?}: {}", report.detail);
+    fake.request().await;
+    assert!(fake.try_request().is_none(), "{name} {reply:?}: sent twice");
+}
+
+/// A listener that takes connections only as the kernel does: it never reads and never answers.
+fn deaf() -> (std::net::TcpListener, std::net::SocketAddr) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// A port that was free a moment ago.
+fn free() -> std::net::SocketAddr {
+    deaf().1
+}
+
+/// A server that resets each connection before it has read a byte.
+async fn resetting() -> (tokio::task::JoinHandle<()>, std::net::SocketAddr) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            stream.set_zero_linger().unwrap();
+        }
+    });
+    (server, address)
+}
+
+/// The line of "No answer over HTTP" that begins so.
+fn fault(start: &str) -> Outcome {
+    let contract = contract::all().into_iter().find(|contract| contract.title == "No answer over HTTP").unwrap();
+    assert_eq!(contract.lines.len(), 5);
+    contract.lines.into_iter().find(|line| line.seen.starts_with(start)).unwrap().outcome
+}
+
+/// Refused, a plain port, a stranger's certificate, a host without an address, a reset or silence in the handshake.
 #[tokio::test]
-async fn nobody_there() {
-    // A port that was free a moment ago, and one that does not speak TLS.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let fake = FakeHttp::start(Reply::status(200)).await;
-    for base in [format!("http://{free}"), format!("https://{}", fake.address())] {
+async fn no_connection_over_http() {
+    assert_eq!(fault("no connection"), Outcome::Transient);
+    let plain = FakeHttp::start(Reply::status(200)).await;
+    let stranger = FakeSmtp::start(Options::new(Protection::Implicit)).await;
+    let (resets, reset_address) = resetting().await;
+    let (_deaf, deaf_address) = deaf();
+    let clients = Arc::new(impatient());
+    let mut running = Vec::new();
+    for base in [
+        format!("http://{}", free()),
+        format!("https://{}", plain.address()),
+        format!("https://localhost:{}", stranger.port()),
+        // A name too long to be asked for.
+        format!("https://{}", "a".repeat(64)),
+        format!("https://{reset_address}"),
+        format!("https://{deaf_address}"),
+    ] {
         for (name, settings) in http_channels(&base) {
-            let report = send(&settings, &clients(), &json_message()).await;
-            assert_eq!(report.outcome, Outcome::Transient, "{name}: {}", report.detail);
-            assert!(report.detail.starts_with("cannot connect ("), "{name}: {}", report.detail);
+            let (base, clients) = (base.clone(), clients.clone());
+            running.push(async move {
+                let report = send(&settings, &clients, &json_message()).await;
+                assert_eq!((&report.outcome, report.status), (&Outcome::Transient, None), "{name} {base}: {report:?}");
+                assert!(report.detail.starts_with("cannot connect ("), "{name} {base}: {}", report.detail);
+            });
         }
     }
+    side_by_side(running).await;
+    resets.abort();
+}
+
+/// Without TLS, the request may or may not be on its way by the time of the reset; no third thing is said of it.
+#[tokio::test]
+async fn a_reset_before_the_request_was_read() {
+    let (resets, address) = resetting().await;
+    let clients = impatient();
+    for (name, settings) in http_channels(&format!("http://{address}")) {
+        let report = send(&settings, &clients, &json_message()).await;
+        let (expected, words) = match report.outcome {
+            Outcome::Transient => ("the connection was lost before anything was sent", "before the message was sent"),
+            _ => ("the connection was lost before the answer", "the message may have arrived"),
+        };
+        assert_eq!(report.outcome, fault(expected), "{name}");
+        assert!(report.detail.contains(words) || report.detail.starts_with("cannot connect"), "{name} {report:?}");
+    }
+    resets.abort();
+}
+
+/// Connected and sent, and then nothing that is an answer.
+#[tokio::test]
+async fn no_answer_over_http() {
+    let timed_out = fault("connected, and no answer");
+    assert_eq!(
+        (&timed_out, fault("the connection was lost before the answer")),
+        (&Outcome::Ambiguous, timed_out.clone())
+    );
+    let clients = Arc::new(impatient());
+    let mut running = Vec::new();
+    for reply in [Reply::Silence, Reply::Close, Reply::Reset, Reply::CutHead, Reply::Gibberish] {
+        for channel in 0..4 {
+            running.push(one_answer(clients.clone(), channel, reply.clone(), "ambiguous"));
+        }
+    }
+    side_by_side(running).await;
+    let (_deaf, address) = deaf();
+    let (name, settings) = &http_channels(&format!("http://{address}"))[0];
+    let report = send(settings, &clients, &json_message()).await;
+    assert_eq!(report.outcome, timed_out, "{name}: {}", report.detail);
+    // What `config` refuses before, should it ever come here.
+    assert_eq!(fault("no request can be built"), Outcome::RefusedDestination);
 }
 
 #[tokio::test]
@@ -379,58 +788,248 @@ async fn logins_that_fail() {
 
 #[tokio::test]
 async fn one_refused_recipient_does_not_cost_the_others_their_mail() {
-    for refusal in ["550 5.1.1 <bad@example.org> unknown", "552 5.2.2 full", "452 4.2.2 full", "550 5.7.1 no relaying"]
-    {
+    for refusal in [
+        "550 5.1.1 <bad@example.org> unknown",
+        "552 5.2.2 full",
+        "452 4.2.2 full",
+        "450 4.1.2 domain not found",
+        "451 4.4.3 domain cannot be looked up",
+        "550 5.7.1 no relaying",
+    ] {
         let options = Options::new(Protection::None).on("RCPT TO:<BAD@", Act::Say(refusal));
         let (mut fake, report) = clear(options, &clients()).await;
         let detail = format!("accepted for 2 of 3 recipients; refused: b…@example.org ({})", &refusal[..9]);
-        assert_eq!(report, Report::new(Outcome::Delivered, Some(250), detail));
+        // Delivered, so that nothing is sent again; partial, so that somebody is told.
+        let expected = Report { partial: true, ..Report::new(Outcome::Delivered, Some(250), detail) };
+        assert_eq!(report, expected);
         assert_eq!(fake.mail().await.to, ["bob@example.org", "bea@example.org"]);
     }
 }
 
 #[tokio::test]
-async fn replies_and_faults() {
-    use Outcome::{Ambiguous, RefusedContent, RefusedDestination, Transient};
-    let throttled = Outcome::Throttled { wait: None };
+async fn many_refused_recipients_are_counted() {
+    let fake = FakeSmtp::start(Options::new(Protection::None).on("RCPT TO:<B", Act::Say("550 5.1.1 unknown"))).await;
+    let mut fake = fake;
+    let to = ["bob", "bea", "ben", "bill", "bo", "ann"].map(|name| format!("{name}@example.org").parse().unwrap());
+    let settings = email::Settings { to: to.into(), ..mail_settings(&fake, email::Tls::None) };
+    let report = send_mail(settings, &clients(), "text").await;
+    let named = ["b…@example.org (550 5.1.1)"; 3].join(", ");
+    assert_eq!(report.detail, format!("accepted for 1 of 6 recipients; refused: {named} and 2 more"));
+    assert!(report.partial);
+    assert_eq!(fake.mail().await.to, ["ann@example.org"]);
+}
+
+/// One of two refusals to recipients is for this attempt only, so the message waits, and nobody has had it.
+#[tokio::test]
+async fn when_no_recipient_is_left_the_most_hopeful_refusal_counts() {
     let cases = [
-        ("CONNECT", Act::Say("421 4.3.2 busy"), Transient),
-        ("CONNECT", Act::Say("554 no service for you"), Transient),
-        ("CONNECT", Act::Say("HTTP/1.1 400 Bad Request"), Transient),
-        ("CONNECT", Act::Close, Transient),
-        ("CONNECT", Act::Reset, Transient),
-        ("CONNECT", Act::Silence, Transient),
-        ("EHLO", Act::Say("502 5.5.1 what"), Transient),
-        ("EHLO", Act::Silence, Transient),
-        ("MAIL", Act::Say("451 4.3.0 later"), Transient),
-        ("MAIL", Act::Say("550 5.7.60 not allowed to send as relay@example.org"), RefusedDestination),
-        ("MAIL", Act::Say("552 5.3.4 too large"), RefusedContent),
-        ("MAIL", Act::Say("454 Throttling failure: Maximum sending rate exceeded."), throttled.clone()),
-        ("MAIL", Act::Close, Transient),
-        ("RCPT", Act::Say("550 5.1.1 <bob@example.org> unknown"), RefusedDestination),
-        ("RCPT", Act::Say("452 4.2.2 full"), Transient),
-        ("RCPT TO:<BEA", Act::Say("450 4.7.1 greylisted"), Transient),
-        ("RCPT TO:<BEA", Act::Say("550 5.4.5 daily limit"), throttled.clone()),
-        ("RCPT TO:<BEA", Act::Reset, Transient),
-        ("DATA", Act::Say("451 4.3.0 later"), Transient),
-        ("DATA", Act::Say("554 5.7.0 no"), RefusedDestination),
-        ("DATA", Act::Silence, Transient),
-        (".", Act::Say("451 4.3.0 later"), Transient),
-        (".", Act::Say("550 5.7.1 spam: SECRET"), RefusedContent),
-        (".", Act::Say("552 5.3.4 too large"), RefusedContent),
-        (".", Act::Say("554 5.2.0 STOREDRV SubmissionQuotaExceededException"), throttled),
-        (".", Act::Say("nonsense"), Ambiguous),
-        (".", Act::Close, Ambiguous),
-        (".", Act::Reset, Ambiguous),
-        (".", Act::Silence, Ambiguous),
+        (["550 5.1.1 unknown"; 3], "refused_destination", 550),
+        (["550 5.7.1 relaying denied"; 3], "refused_destination", 550),
+        (["550 5.1.1 unknown", "452 4.2.2 full", "550 5.1.1 unknown"], "transient", 452),
     ];
-    for (command, act, outcome) in cases {
-        let clients = if matches!(act, Act::Silence) { impatient() } else { clients() };
-        let (mut fake, report) = clear(Options::new(Protection::None).on(command, act), &clients).await;
-        assert_eq!(report.outcome, outcome, "{command} {act:?}: {}", report.detail);
-        // Only what the report calls ambiguous may have been taken.
-        assert_eq!(fake.try_mail().is_some(), outcome == Ambiguous && !matches!(act, Act::Say(_)), "{command} {act:?}");
+    for ([bob, bea, bad], outcome, status) in cases {
+        let options = Options::new(Protection::None)
+            .on("RCPT TO:<BOB", Act::Say(bob))
+            .on("RCPT TO:<BEA", Act::Say(bea))
+            .on("RCPT TO:<BAD", Act::Say(bad));
+        let (mut fake, report) = clear(options, &clients()).await;
+        assert_eq!((report.outcome.name(), report.status, report.partial), (outcome, Some(status), false));
+        assert!(fake.try_mail().is_none() && !fake.commands().contains(&"DATA".to_owned()));
     }
+}
+
+const QUOTA: &str = "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException";
+
+/// A mail server's replies: the line as `docs/CHANNELS.md` has it, what it says, and replies that it is for, by command.
+type Replies = &'static [(&'static str, &'static str, &'static [(&'static str, &'static str)])];
+
+const MAIL_REPLIES: Replies = &[
+    (
+        "`454` “throttling failure”",
+        "throttled",
+        &[
+            ("MAIL", "454 Throttling failure: Maximum sending rate exceeded."),
+            (".", "454 Throttling failure: Daily message quota exceeded."),
+        ],
+    ),
+    (
+        "`550` `5.4.5`",
+        "throttled",
+        &[
+            ("MAIL", "550 5.4.5 daily limit"),
+            ("RCPT TO:<BEA", "550 5.4.5 daily limit"),
+            (".", "550-5.4.5 Daily user\r\n550 5.4.5 limit"),
+        ],
+    ),
+    ("`554` “submissionquotaexceeded”", "throttled", &[("DATA", QUOTA), (".", QUOTA)]),
+    (
+        "`530`, `534`, `535`, `538`",
+        "refused_destination",
+        &[
+            ("MAIL", "530 5.7.0 must issue STARTTLS"),
+            ("RCPT", "530 5.7.0 authentication required"),
+            ("AUTH", "535 5.7.139 basic authentication is disabled"),
+            ("AUTH", "534 5.7.9 mechanism too weak"),
+            ("AUTH", "538 5.7.11 encryption required"),
+            (".", "530 5.7.0 authentication required"),
+        ],
+    ),
+    (
+        "RCPT: `4.1.*`, `4.2.*`, `4.4.*` (this recipient only)",
+        "transient",
+        &[("RCPT", "452 4.2.2 full"), ("RCPT", "450 4.1.2 domain not found"), ("RCPT", "451 4.4.3 no answer")],
+    ),
+    (
+        "`4yz`",
+        "transient",
+        &[
+            ("CONNECT", "421 4.3.2 busy"),
+            ("EHLO", "421 4.7.0 try later"),
+            ("AUTH", "454 4.7.0 temporary authentication failure"),
+            ("AUTH", "432 4.7.12 password transition"),
+            ("AUTH", "421 4.7.0 try later"),
+            ("MAIL", "451 4.3.0 later"),
+            ("MAIL", "432 4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded"),
+            ("MAIL", "452 4.3.1 out of disk"),
+            ("RCPT TO:<BEA", "450 4.7.1 greylisted"),
+            ("RCPT TO:<BEA", "452 4.5.3 too many recipients"),
+            ("RCPT TO:<BEA", "421 4.3.2 shutting down"),
+            ("DATA", "451 4.3.0 later"),
+            (".", "451 4.3.0 later"),
+            (".", "421 4.3.2 shutting down"),
+        ],
+    ),
+    (
+        "greeting, EHLO, STARTTLS: `5yz`",
+        "transient",
+        &[("CONNECT", "554 no service for you"), ("EHLO", "502 5.5.1 what"), ("EHLO", "550 5.7.1 go away")],
+    ),
+    ("AUTH: `5yz`", "refused_destination", &[("AUTH", "504 5.5.4 unknown mechanism"), ("AUTH", "554 5.7.0 no")]),
+    ("MAIL: `5.2.0` to `5.2.2`", "refused_destination", &[("MAIL", "552 5.2.2 sender's mailbox full")]),
+    ("MAIL: `552`", "refused_content", &[("MAIL", "552 5.3.4 too large"), ("MAIL", "552 too large")]),
+    ("MAIL: `5.2.3`, `5.3.4`", "refused_content", &[("MAIL", "554 5.2.3 too large"), ("MAIL", "550 5.3.4 large")]),
+    (
+        "MAIL: `5yz`",
+        "refused_destination",
+        &[("MAIL", "550 5.7.60 not allowed to send as relay@example.org"), ("MAIL", "501 5.1.7 bad sender")],
+    ),
+    (
+        "RCPT: `5yz` (this recipient only)",
+        "refused_destination",
+        &[
+            ("RCPT", "550 5.1.1 <bob@example.org> unknown"),
+            ("RCPT", "551 5.1.6 moved"),
+            ("RCPT", "553 5.1.3 bad address"),
+            ("RCPT", "552 5.2.2 full"),
+            ("RCPT", "550 5.4.4 no route"),
+            ("RCPT", "550 5.7.1 relaying denied"),
+        ],
+    ),
+    (
+        "DATA and after: `554` “access denied” or “address is not verified”",
+        "refused_destination",
+        &[(".", "554 Access denied: SECRET"), (".", "554 Message rejected: Email address is not verified.")],
+    ),
+    ("DATA and after: `5.7.1` “relay”", "refused_destination", &[(".", "550 5.7.1 Unable to relay")]),
+    (
+        "DATA and after: `5.7.1`, `5.3.4`",
+        "refused_content",
+        &[(".", "550 5.7.1 spam: SECRET"), (".", "552 5.3.4 too large")],
+    ),
+    (
+        "DATA and after: `5.1.*`, `5.2.0` to `5.2.2`, `5.3.*`, `5.4.*`, `5.7.*`",
+        "refused_destination",
+        &[
+            ("DATA", "554 5.7.0 no"),
+            (".", "550 5.7.26 unauthenticated mail"),
+            (".", "550 5.1.1 unknown"),
+            (".", "552 5.2.2 full"),
+            (".", "550 5.4.4 no route"),
+            (".", "554 5.3.2 not accepting"),
+        ],
+    ),
+    (
+        "DATA and after: `5yz`",
+        "refused_content",
+        &[
+            (".", "554 5.6.0 malformed"),
+            (".", "552 5.2.3 too large"),
+            (".", "552 too large"),
+            (".", "501 syntax"),
+            (".", "555 parameters"),
+            ("DATA", "554 no valid recipients"),
+            (".", "554 transaction failed"),
+        ],
+    ),
+    ("any other", "transient", &[("DATA", "250 what"), (".", "354 what"), ("CONNECT", "354 what")]),
+];
+
+/// Every line of "Email: replies", in its order, through the real client.
+#[tokio::test]
+async fn mail_replies_by_their_contract() {
+    let lines = contract::all().into_iter().find(|contract| contract.title == "Email: replies").unwrap().lines;
+    let walked: Vec<_> = MAIL_REPLIES.iter().map(|(line, outcome, _)| ((*line).to_owned(), *outcome)).collect();
+    let known: Vec<_> = lines.iter().map(|line| (line.seen.clone(), line.outcome.name())).collect();
+    assert_eq!(walked, known);
+    let clients = clients();
+    for (line, outcome, replies) in MAIL_REPLIES {
+        for &(command, reply) in *replies {
+            let options = Options::new(Protection::None).login("AUTH PLAIN", "relay", "s3cret");
+            let mut fake = FakeSmtp::start(options.on(command, Act::Say(reply))).await;
+            let report = send_mail(with_login(&fake), &clients, "text").await;
+            assert_eq!(report.outcome.name(), *outcome, "{line}: {command} {reply}: {}", report.detail);
+            assert_eq!((report.status, report.partial), (reply[..3].parse().ok(), false), "{reply}");
+            // A positive reply out of place comes from a fake that takes the mail; the relay believes none of it.
+            assert!(fake.try_mail().is_none() || reply.starts_with('3'), "{command} {reply}");
+        }
+    }
+}
+
+/// Every line of "Email: no reply". The lines about STARTTLS, logins and SIZE have tests of their own.
+#[tokio::test]
+async fn mail_faults_by_their_contract() {
+    let lines = contract::all().into_iter().find(|contract| contract.title == "Email: no reply").unwrap().lines;
+    let outcomes: Vec<_> = lines.iter().map(|line| line.outcome.name()).collect();
+    assert_eq!(outcomes, ["transient", "ambiguous", "refused_destination", "refused_destination", "refused_content"]);
+    let (patient, impatient) = (Arc::new(clients()), Arc::new(impatient()));
+    let mut running = Vec::new();
+    for act in [Act::Close, Act::Reset, Act::Silence, Act::Drip, Act::Say("nonsense")] {
+        for command in ["CONNECT", "EHLO", "AUTH", "MAIL", "RCPT", "RCPT TO:<BEA", "DATA", "."] {
+            let options = Options::new(Protection::None).login("AUTH PLAIN", "relay", "s3cret").on(command, act);
+            let mut fake = FakeSmtp::start(options).await;
+            let clients = if matches!(act, Act::Silence | Act::Drip) { impatient.clone() } else { patient.clone() };
+            let outcome = lines[usize::from(command == ".")].outcome.clone();
+            running.push(async move {
+                let report = send_mail(with_login(&fake), &clients, "text").await;
+                assert_eq!((&report.outcome, report.status), (&outcome, None), "{command} {act:?}: {}", report.detail);
+                // Only what the report calls ambiguous may have been taken.
+                let taken = fake.try_mail().is_some();
+                assert_eq!(taken, command == "." && !matches!(act, Act::Say(_)), "{command} {act:?}");
+            });
+        }
+    }
+    side_by_side(running).await;
+}
+
+fn with_login(fake: &FakeSmtp) -> email::Settings {
+    let login = Some(("relay".to_owned(), Secret::new("s3cret")));
+    email::Settings { login, ..mail_settings(fake, email::Tls::None) }
+}
+
+/// The repeat of an ambiguous mail has the same `Message-ID`.
+#[tokio::test]
+async fn a_repeated_mail_has_the_same_id() {
+    let mut ids = Vec::new();
+    for act in [Some(Act::Close), None] {
+        let options = Options::new(Protection::None);
+        let options = act.map_or(options.clone(), |act| options.on(".", act));
+        let (mut fake, report) = clear(options, &clients()).await;
+        assert_eq!(report.outcome, if act.is_some() { Outcome::Ambiguous } else { Outcome::Delivered });
+        let mail = fake.mail().await;
+        let parsed = mail_parser::MessageParser::default().parse(&mail.data).unwrap();
+        ids.push(parsed.message_id().unwrap().to_owned());
+    }
+    assert_eq!(ids, ["hr_k3_ff@example.org"; 2]);
 }
 
 #[tokio::test]
@@ -497,4 +1096,32 @@ async fn hostile_text_arrives_as_one_message() {
         assert_eq!(text.trim_end_matches('\n'), expected.trim_end_matches('\n'));
         assert!(fake.try_mail().is_none(), "{body:?} became two");
     }
+}
+
+// ---- The document ----
+
+/// The tables of `docs/CHANNELS.md` are those the program decides by; `INSTA_UPDATE=always` writes them.
+#[test]
+fn the_document_has_the_tables() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CHANNELS.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    let mut written = document.clone();
+    for contract in contract::all() {
+        let mut table = "| answer | class | why |\n|---|---|---|\n".to_owned();
+        for line in &contract.lines {
+            let class = line.outcome.name().replace('_', " ");
+            table = format!("{table}| {} | {class} | {} |\n", line.seen, line.why);
+        }
+        let heading = format!("### {}\n", contract.title);
+        let at = written.find(&heading).unwrap_or_else(|| panic!("no section {heading:?}")) + heading.len();
+        let start = at + written[at..].find("| answer ").expect("the section has a table");
+        let end = start + written[start..].find("\n\n").map_or(written.len() - start, |end| end + 1);
+        written.replace_range(start..end, &table);
+    }
+    if std::env::var("INSTA_UPDATE").is_ok_and(|update| update == "always") {
+        std::fs::write(path, &written).unwrap();
+        return;
+    }
+    let differs = document.lines().zip(written.lines()).find(|(found, expected)| found != expected);
+    assert!(document == written, "docs/CHANNELS.md is out of step ({differs:?}); write it with INSTA_UPDATE=always");
 }

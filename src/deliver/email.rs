@@ -2,7 +2,7 @@
 //!
 //! - **Nothing is lost for one bad address.** The server answers for each recipient; the message goes to those it takes,
 //!   and the report counts the others.
-//! - **The unknown is small.** Until the server has said "go ahead" nothing can have arrived, so whatever fails before
+//! - **The unknown is small.** Until the end of the message has been sent nothing can have arrived, so whatever fails before
 //!   is safe to try again. Only a connection lost between that and the server's acceptance is ambiguous, and the repeat
 //!   carries the same `Message-ID`.
 //! - **No downgrade.** STARTTLS is required where it is set, and a password goes over TLS or loopback only.
@@ -11,7 +11,7 @@
 //! Reports hold reply codes and masked addresses, never the server's text, which tends to quote addresses.
 
 mod mime;
-mod reply;
+pub(super) mod reply;
 mod smtp;
 
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use super::http::{Timeouts, host_is_loopback, root_cause};
 use super::wrong_content;
 use crate::model::{Channel, Content, Message, Outcome, Report, Secret, Timestamp};
-use reply::{Phase, Reply};
+use reply::{Fault, Phase, Reply};
 use smtp::{Failure, Session};
 
 /// How the connection to the mail server is protected.
@@ -140,9 +140,14 @@ impl Email {
         let (mut session, refused) = match timeout(self.timeouts.smtp, self.prepare(mail.len())).await {
             Ok(Ok(ready)) => ready,
             Ok(Err(failure)) => return failure.report(),
-            Err(_) => return Report::new(Outcome::Transient, None, "no answer from the mail server in time"),
+            Err(_) => return lost("no answer from the mail server in time"),
         };
-        let answer = timeout(self.timeouts.smtp, session.content(&mail)).await;
+        match timeout(self.timeouts.smtp, session.content(&mail)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => return failure.report(),
+            Err(_) => return lost("the mail server did not take the whole message in time"),
+        }
+        let answer = timeout(self.timeouts.smtp, session.verdict()).await;
         let report = self.judge(answer.map_err(drop), &refused);
         session.quit(self.timeouts.connect).await;
         report
@@ -202,15 +207,18 @@ impl Email {
     fn judge(&self, answer: Result<std::io::Result<Reply>, ()>, refused: &[Refused]) -> Report {
         match answer {
             Ok(Ok(reply)) if reply.is_positive() => {
-                Report::new(Outcome::Delivered, Some(reply.code), self.accepted(refused))
+                let report = Report::new(Outcome::Delivered, Some(reply.code), self.accepted(refused));
+                Report { partial: !refused.is_empty(), ..report }
             }
             Ok(Ok(reply)) => Failure::Refused(Phase::Content, reply).report(),
             Ok(Err(error)) => {
                 let cause = root_cause(&error);
                 let detail = format!("the connection was lost before the mail server accepted the message ({cause})");
-                Report::new(Outcome::Ambiguous, None, detail)
+                Report::new(Fault::Unconfirmed.outcome(), None, detail)
             }
-            Err(()) => Report::new(Outcome::Ambiguous, None, "the mail server did not confirm the message in time"),
+            Err(()) => {
+                Report::new(Fault::Unconfirmed.outcome(), None, "the mail server did not confirm the message in time")
+            }
         }
     }
 
@@ -221,8 +229,14 @@ impl Email {
             return accepted;
         }
         let named = refused.iter().take(3).map(|Refused { address, reply }| format!("{address} ({})", reply.codes()));
-        format!("{accepted}; refused: {}", named.collect::<Vec<_>>().join(", "))
+        let more = refused.len().saturating_sub(3);
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        format!("{accepted}; refused: {}{more}", named.collect::<Vec<_>>().join(", "))
     }
+}
+
+fn lost(what: &str) -> Report {
+    Report::new(Fault::Lost.outcome(), None, what)
 }
 
 /// `b…@example.org`: enough to know which one is meant for those who know the list.

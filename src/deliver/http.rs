@@ -1,7 +1,8 @@
 //! The HTTP side of Slack, Teams and webhooks: one POST, its answer cut to size, and what the answer means in general.
 //!
 //! - Redirects are not followed: the body and the URL are for the configured host alone.
-//! - Nothing is retried here, not even on a fresh connection after a protocol refusal.
+//! - Nothing that may have left is sent again here. (A request that finds a kept connection closed, and of which nothing was
+//!   written, is put on a fresh one by the client below.)
 //! - `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment are honoured, for on-call servers often
 //!   reach the internet through a proxy only; never for loopback, which a proxy could not reach.
 //! - Private addresses are allowed: destinations come from the configuration, and many tools live inside the network.
@@ -15,6 +16,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, Url};
 
 use super::BuildError;
+use super::contract::Row;
 use crate::model::{Outcome, Report, Secret, Timestamp};
 
 /// How long a destination may take.
@@ -24,7 +26,7 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For a whole HTTP exchange, from connecting to the last byte of the answer.
     pub http: Duration,
-    /// For each half of a mail: all up to the server's go-ahead, then the message and its acceptance.
+    /// For each part of a mail: all up to the server's go-ahead, the message, and its acceptance.
     pub smtp: Duration,
 }
 
@@ -43,8 +45,10 @@ const IDLE_CONNECTIONS_MAX: usize = 16;
 /// Shorter than the keep-alive of common servers: a request that meets a connection just being closed has an unknown
 /// outcome, so such meetings must be rare.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(15);
-/// What a destination may ask for at most. Beyond a day, somebody should look instead.
-const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
+/// The longest that a destination's wish is followed. Beyond a day, somebody should look instead.
+const WAIT_MAX: Duration = Duration::from_hours(24);
+/// A wish is read up to this, so that it can be told.
+const WISH_MAX: Duration = Duration::from_hours(10 * 365 * 24);
 /// Enough for a root cause; keeps a hostile certificate's text out of the logs.
 const CAUSE_CHARS_MAX: usize = 160;
 
@@ -197,41 +201,33 @@ impl Answer {
         serde_json::from_slice(&self.body).ok()
     }
 
-    pub(super) fn common(&self) -> Outcome {
-        common(self.status, self.retry_after)
-    }
-
     /// `note` must be of our own or checked words, never raw text from the wire.
+    ///
+    /// Of a pause, this adds how long the header asks to wait, cut to [`WAIT_MAX`]; a `wait` in the outcome, which a channel
+    /// found in the body, counts where the header is silent. To wait no time at all is no wish, so that the caller's own
+    /// backoff applies.
     pub(super) fn report(&self, outcome: Outcome, note: Option<&str>) -> Report {
-        let note = note.map(|note| format!(": {note}")).unwrap_or_default();
-        let wait = match &outcome {
-            Outcome::Throttled { wait: Some(wait) } => format!(", asks to wait {}", humantime::format_duration(*wait)),
-            _ => String::new(),
+        let mut detail = format!("HTTP {}", self.status);
+        match note {
+            Some(note) => detail = format!("{detail}: {note}"),
+            None if (300..400).contains(&self.status) => detail.push_str(": redirects are not followed"),
+            None => {}
+        }
+        let asked = match outcome {
+            Outcome::Throttled { wait } => [self.retry_after, wait].into_iter().flatten().find(|wait| !wait.is_zero()),
+            _ => None,
         };
-        let detail = format!("HTTP {}{note}{wait}", self.status);
+        let Some(asked) = asked else { return Report::new(outcome, Some(self.status), detail) };
+        let wait = asked.min(WAIT_MAX);
+        let cut = if wait < asked { ", of which one day is kept" } else { "" };
+        detail = format!("{detail}, asks to wait {}{cut}", humantime::format_duration(asked));
+        let outcome = Outcome::Throttled { wait: Some(wait) };
         Report::new(outcome, Some(self.status), detail)
     }
 }
 
-/// What a status means where a channel's contract says nothing else. 2xx is success here; Slack and Teams look further.
-///
-/// A 5xx is an answer: it says that the message was *not* taken, so it is sent again without the care that an
-/// unknown outcome needs.
-pub fn common(status: u16, retry_after: Option<Duration>) -> Outcome {
-    match status {
-        200..=299 => Outcome::Delivered,
-        429 => Outcome::Throttled { wait: retry_after },
-        503 if retry_after.is_some() => Outcome::Throttled { wait: retry_after },
-        408 | 425 => Outcome::Transient,
-        // A redirect is never followed with secrets; 407 is a proxy that wants a login.
-        300..=399 | 401 | 403 | 404 | 407 | 410 => Outcome::RefusedDestination,
-        400..=499 => Outcome::RefusedContent,
-        _ => Outcome::Transient,
-    }
-}
-
-/// Seconds (whole or not) or an HTTP date, at most a day; `None` for anything else.
-/// <https://www.rfc-editor.org/rfc/rfc9110#field.retry-after>
+/// How long a `Retry-After` asks to wait: seconds (whole or not) or an HTTP date, a past one being zero; `None` for
+/// anything else. <https://www.rfc-editor.org/rfc/rfc9110#field.retry-after>
 pub fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if value.starts_with(|first: char| first.is_ascii_digit() || first == '.') {
@@ -239,12 +235,14 @@ pub fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
         return value.parse().ok().and_then(bounded_wait);
     }
     let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
-    Some(Timestamp::from(date).since(now).min(RETRY_AFTER_MAX))
+    Some(Timestamp::from(date).since(now).min(WISH_MAX))
 }
 
-/// A wait in seconds from the wire, at most a day; `None` if it is negative or not a number.
+/// A wait in seconds from the wire, cut to [`WISH_MAX`]; `None` if it is negative or not a number.
 pub(super) fn bounded_wait(seconds: f64) -> Option<Duration> {
-    (seconds >= 0.0).then(|| Duration::from_secs_f64(seconds.min(RETRY_AFTER_MAX.as_secs_f64())))
+    // To the millisecond: more would be noise, and unreadable in a log.
+    let whole = |seconds: f64| Duration::from_secs_f64((seconds * 1_000.0).round() / 1_000.0);
+    (seconds >= 0.0).then(|| whole(seconds.min(WISH_MAX.as_secs_f64())))
 }
 
 /// Reads up to the limit. Says whether that was the whole body.
@@ -265,19 +263,64 @@ async fn read_capped(mut response: Response) -> (Vec<u8>, bool) {
     }
 }
 
-/// No answer came. If there was never a connection, nothing has left; otherwise nobody knows.
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    NoConnection,
+    NotSent,
+    Unbuilt,
+    TimedOut,
+    Lost,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoConnection => "no connection: DNS, refused, TLS, proxy, or not within 10 s",
+            Self::NotSent => "the connection was lost before anything was sent",
+            Self::Unbuilt => "no request can be built of the URL",
+            Self::TimedOut => "connected, and no answer within 30 s",
+            Self::Lost => "the connection was lost before the answer",
+        })
+    }
+}
+
+/// What it means to have no answer, on every HTTP channel.
+pub(super) const FAULTS: &[Row<Fault>] = &[
+    Row { seen: Fault::NoConnection, outcome: Outcome::Transient, why: "Nothing has left", source: "" },
+    Row { seen: Fault::NotSent, outcome: Outcome::Transient, why: "Nothing has left", source: "" },
+    Row {
+        seen: Fault::Unbuilt,
+        outcome: Outcome::RefusedDestination,
+        why: "Nothing has left. Set the URL",
+        source: "",
+    },
+    Row { seen: Fault::TimedOut, outcome: Outcome::Ambiguous, why: "The message may have been taken", source: "" },
+    Row { seen: Fault::Lost, outcome: Outcome::Ambiguous, why: "The message may have been taken", source: "" },
+];
+
 fn unanswered(error: reqwest::Error) -> Report {
     let error = error.without_url();
-    let (outcome, what) = if error.is_connect() {
-        (Outcome::Transient, "cannot connect")
+    let (fault, what) = if error.is_connect() {
+        (Fault::NoConnection, "cannot connect")
     } else if error.is_builder() {
-        (Outcome::RefusedDestination, "the request cannot be built")
+        (Fault::Unbuilt, "the request cannot be built")
+    } else if never_left(&error) {
+        (Fault::NotSent, "the connection was lost before the message was sent")
     } else if error.is_timeout() {
-        (Outcome::Ambiguous, "no answer in time; the message may have arrived")
+        (Fault::TimedOut, "no answer in time; the message may have arrived")
     } else {
-        (Outcome::Ambiguous, "the connection was lost before an answer; the message may have arrived")
+        (Fault::Lost, "the connection was lost before an answer; the message may have arrived")
     };
+    let row = FAULTS.iter().find(|row| row.seen == fault);
+    let outcome = row.map_or(Outcome::Ambiguous, |row| row.outcome.clone());
     Report::new(outcome, None, format!("{what} ({})", root_cause(&error)))
+}
+
+/// Whether the connection closed before a byte of the request was written: hyper then gives the request back as canceled.
+fn never_left(error: &(dyn std::error::Error + 'static)) -> bool {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.filter_map(|error| error.downcast_ref::<hyper::Error>()).any(hyper::Error::is_canceled)
 }
 
 /// The innermost reason, the one that helps: `Connection refused`, `invalid peer certificate: Expired`.
@@ -294,42 +337,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statuses() {
-        let wait = Some(Duration::from_secs(7));
+    fn pauses_are_told_and_kept_short() {
+        let report = |millis: Option<u64>| {
+            let retry_after = millis.map(Duration::from_millis);
+            let answer = Answer { status: 429, retry_after, ..Answer::default() };
+            let report = answer.report(Outcome::Throttled { wait: None }, None);
+            let Outcome::Throttled { wait } = report.outcome else { panic!("{report:?}") };
+            (wait.map(|wait| u64::try_from(wait.as_millis()).unwrap()), report.detail)
+        };
         let cases = [
-            (200, None, "delivered"),
-            (204, None, "delivered"),
-            (299, None, "delivered"),
-            (301, None, "refused_destination"),
-            (307, None, "refused_destination"),
-            (400, None, "refused_content"),
-            (401, None, "refused_destination"),
-            (402, None, "refused_content"),
-            (403, None, "refused_destination"),
-            (404, None, "refused_destination"),
-            (407, None, "refused_destination"),
-            (408, None, "transient"),
-            (410, None, "refused_destination"),
-            (413, None, "refused_content"),
-            (422, None, "refused_content"),
-            (425, None, "transient"),
-            (429, None, "throttled"),
-            (429, wait, "throttled"),
-            (500, None, "transient"),
-            (500, wait, "transient"),
-            (502, None, "transient"),
-            (503, None, "transient"),
-            (503, wait, "throttled"),
-            (504, None, "transient"),
-            (599, None, "transient"),
-            (999, None, "transient"),
+            (None, None, "HTTP 429"),
+            (Some(0), None, "HTTP 429"),
+            (Some(1_500), Some(1_500), "HTTP 429, asks to wait 1s 500ms"),
+            (Some(86_400_000), Some(86_400_000), "HTTP 429, asks to wait 1day"),
+            (Some(86_401_000), Some(86_400_000), "HTTP 429, asks to wait 1day 1s, of which one day is kept"),
         ];
-        for (status, retry_after, expected) in cases {
-            let outcome = common(status, retry_after);
-            assert_eq!(outcome.name(), expected, "{status}");
-            if let Outcome::Throttled { wait } = outcome {
-                assert_eq!(wait, retry_after);
-            }
+        for (asked, wait, detail) in cases {
+            assert_eq!(report(asked), (wait, detail.to_owned()), "{asked:?}");
         }
     }
 
@@ -337,18 +361,20 @@ mod tests {
     fn retry_after_forms() {
         // 2015-10-21T07:28:00Z
         let now = Timestamp::from_millis(1_445_412_480_000);
-        let day = 86_400_000;
+        let most = 10 * 365 * 86_400_000;
         let cases = [
             ("0", Some(0)),
             ("30", Some(30_000)),
             (" 30 ", Some(30_000)),
             ("1.5", Some(1_500)),
             (".5", Some(500)),
-            ("999999999999999999999999", Some(day)),
-            ("1e300", Some(day)),
+            ("999999999999999999999999", Some(most)),
+            ("1e300", Some(most)),
+            ("0.3333333333", Some(333)),
             ("Wed, 21 Oct 2015 07:28:30 GMT", Some(30_000)),
             ("Wed, 21 Oct 2015 07:27:30 GMT", Some(0)),
-            ("Wed, 21 Oct 2065 07:28:00 GMT", Some(day)),
+            ("Fri, 23 Oct 2015 07:28:00 GMT", Some(2 * 86_400_000)),
+            ("Wed, 21 Oct 2065 07:28:00 GMT", Some(most)),
             ("-5", None),
             ("+5", None),
             ("inf", None),
@@ -362,7 +388,7 @@ mod tests {
             let wait = parse_retry_after(value, now);
             assert_eq!(wait, expected.map(Duration::from_millis), "{value:?}");
         }
-        assert_eq!([f64::NAN, -0.1, f64::INFINITY].map(bounded_wait), [None, None, Some(RETRY_AFTER_MAX)]);
+        assert_eq!([f64::NAN, -0.1, f64::INFINITY].map(bounded_wait), [None, None, Some(WISH_MAX)]);
     }
 
     #[test]

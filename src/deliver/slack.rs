@@ -10,6 +10,7 @@
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde_json::Value;
 
+use super::contract::{self, Parts, Row, Seen, THROTTLED};
 use super::http::{self, Answer, Clients, Endpoint, UrlProblem, is_within};
 use super::{BuildError, wrong_content};
 use crate::model::{Channel, Content, Message, Outcome, Report, Secret, Timestamp};
@@ -83,7 +84,7 @@ impl Slack {
             headers.insert(AUTHORIZATION, bot.authorization.clone());
         }
         match self.endpoint.post(headers, body.to_string().into_bytes(), now).await {
-            Ok(answer) if self.bot.is_some() => judge_api(&answer),
+            Ok(answer) if self.bot.is_some() => judge_bot(&answer),
             Ok(answer) => judge_webhook(&answer),
             Err(report) => report,
         }
@@ -104,55 +105,171 @@ pub(super) fn payload(content: &Content, channel: Option<&str>) -> Option<Value>
 }
 
 /// An incoming webhook has taken the message only if it answers 200 and exactly `ok`.
-fn judge_webhook(answer: &Answer) -> Report {
-    if answer.status == 200 && answer.whole && answer.text() == "ok" {
-        return answer.report(Outcome::Delivered, None);
-    }
-    match answer.json() {
-        Some(body) => judge_failure(answer, body["error"].as_str(), &body, by_status(answer)),
-        None => judge_failure(answer, Some(answer.text()), &Value::Null, by_status(answer)),
-    }
-}
+pub(super) const WEBHOOK: Parts = &[
+    &[Row {
+        seen: Seen::Told("HTTP 200 and exactly `ok`", |answer| {
+            answer.status == 200 && answer.whole && answer.text() == "ok"
+        }),
+        outcome: Outcome::Delivered,
+        why: "What a webhook says of a message it has posted",
+        source: "https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks",
+    }],
+    contract::PAUSE,
+    WORDS,
+    UNHEARD_OF,
+    contract::NOT_TAKEN,
+    contract::GATEWAY_IN_DOUBT,
+    contract::FAILED,
+];
 
 /// The Web API has taken the message only if it answers 200 and `"ok": true`.
-fn judge_api(answer: &Answer) -> Report {
-    let body = answer.json().unwrap_or_default();
-    if answer.status == 200 && body["ok"] == true {
-        return answer.report(Outcome::Delivered, None);
-    }
-    // `"ok": false` says that nothing was posted. With a word that Slack has added since, trying again is safe, and gives
-    // up neither the message nor the destination.
-    let refused = answer.status == 200 && body["ok"] == false;
-    let fallback = if refused { Outcome::Transient } else { by_status(answer) };
-    judge_failure(answer, body["error"].as_str(), &body, fallback)
-}
+pub(super) const BOT: Parts = &[
+    &[Row {
+        seen: Seen::Told("HTTP 200 and `\"ok\": true`", |answer| is_told(answer, true)),
+        outcome: Outcome::Delivered,
+        why: "What the Web API says of a message it has posted",
+        source: POST_MESSAGE,
+    }],
+    contract::PAUSE,
+    WORDS,
+    &[Row {
+        seen: Seen::Told("HTTP 200, `\"ok\": false` and another word", |answer| is_told(answer, false)),
+        outcome: Outcome::Transient,
+        why: "Nothing was posted. With a word that is new, trying again gives up neither message nor destination",
+        source: POST_MESSAGE,
+    }],
+    UNHEARD_OF,
+    contract::NOT_TAKEN,
+    contract::GATEWAY_IN_DOUBT,
+    contract::FAILED,
+];
+
+/// The words of both interfaces; the older webhook tells them bare, the API as `error`.
+const WORDS: &[Row<Seen>] = &[
+    Row {
+        seen: Seen::Words(&["rate_limited", "ratelimited"]),
+        outcome: THROTTLED,
+        why: "About one message a second in a channel; `Retry-After`, or `retry_after` in the body, says for how long to wait",
+        source: "https://docs.slack.dev/apis/web-api/rate-limits",
+    },
+    Row {
+        seen: Seen::Words(&[
+            "block_mismatch",
+            "invalid_arg_name",
+            "invalid_arguments",
+            "invalid_attachments",
+            "invalid_blocks*",
+            "invalid_charset",
+            "invalid_form_data",
+            "invalid_payload",
+            "invalid_post_type",
+            "markdown_text_conflict",
+            "metadata_too_large",
+            "missing_post_type",
+            "missing_text_or_fallback_or_attachments",
+            "msg_blocks_too_long",
+            "msg_too_long",
+            "no_text",
+            "too_many_attachments",
+        ]),
+        outcome: Outcome::RefusedContent,
+        why: "The message is too large or malformed",
+        source: POST_MESSAGE,
+    },
+    Row {
+        seen: Seen::Words(&[
+            "access_denied",
+            "accesslimited",
+            "account_inactive",
+            "action_prohibited",
+            "channel_*",
+            "ekm_access_denied",
+            "invalid_auth",
+            "invalid_token",
+            "is_archived",
+            "missing_scope",
+            "no_active_hooks",
+            "no_permission",
+            "no_service*",
+            "no_team",
+            "not_allowed_token_type",
+            "not_authed",
+            "not_in_channel",
+            "posting_to_general_channel_denied",
+            "restricted_action*",
+            "team_access_not_granted",
+            "team_disabled",
+            "token_expired",
+            "token_revoked",
+            "user_not_found",
+        ]),
+        outcome: Outcome::RefusedDestination,
+        why: "The URL or the token is revoked or may not post, or the channel is gone, archived or closed to it",
+        source: POST_MESSAGE,
+    },
+    Row {
+        seen: Seen::Words(&[
+            "external_channel_migrating",
+            "org_login_required",
+            "request_timeout",
+            "rollup_error",
+            "service_unavailable",
+            "team_added_to_org",
+            "update_failed",
+        ]),
+        outcome: Outcome::Transient,
+        why: "Nothing was posted, and it passes",
+        source: POST_MESSAGE,
+    },
+    Row {
+        seen: Seen::Words(&["fatal_error", "internal_error"]),
+        outcome: Outcome::Ambiguous,
+        why: "Slack says of both that part of the work may have been done",
+        source: POST_MESSAGE,
+    },
+];
 
 /// A 2xx that is not the contract's success leaves the outcome unknown.
-fn by_status(answer: &Answer) -> Outcome {
-    match answer.common() {
-        Outcome::Delivered => Outcome::Ambiguous,
-        outcome => outcome,
+const UNHEARD_OF: &[Row<Seen>] = &[Row {
+    seen: Seen::Statuses(200, 299),
+    outcome: Outcome::Ambiguous,
+    why: "Not an answer that Slack gives: a proxy's, or one cut on its way",
+    source: "",
+}];
+
+const POST_MESSAGE: &str = "https://docs.slack.dev/reference/methods/chat.postMessage#errors";
+
+fn is_told(answer: &Answer, ok: bool) -> bool {
+    answer.status == 200 && answer.json().is_some_and(|body| body["ok"] == ok)
+}
+
+pub(super) fn judge_webhook(answer: &Answer) -> Report {
+    match answer.json() {
+        Some(body) => judge(WEBHOOK, answer, body["error"].as_str(), &body),
+        None => judge(WEBHOOK, answer, Some(answer.text()).filter(|_| answer.whole), &Value::Null),
     }
 }
 
-/// 429 is a pause whatever else is said; then the error word decides, then `fallback`.
-fn judge_failure(answer: &Answer, word: Option<&str>, body: &Value, fallback: Outcome) -> Report {
+pub(super) fn judge_bot(answer: &Answer) -> Report {
+    let body = answer.json().unwrap_or_default();
+    judge(BOT, answer, body["error"].as_str(), &body)
+}
+
+fn judge(parts: Parts, answer: &Answer, word: Option<&str>, body: &Value) -> Report {
     let word = word.filter(|word| is_word(word));
-    let outcome = match word.and_then(word_outcome) {
-        Some(outcome) if answer.status != 429 => outcome,
-        _ => fallback,
-    };
-    let outcome = match outcome {
+    let outcome = match contract::decide(parts, answer, word) {
+        Outcome::Delivered => return answer.report(Outcome::Delivered, None),
         Outcome::Throttled { .. } => {
-            let asked = body["retry_after"].as_f64().and_then(http::bounded_wait);
-            Outcome::Throttled { wait: answer.retry_after.or(asked) }
+            Outcome::Throttled { wait: body["retry_after"].as_f64().and_then(http::bounded_wait) }
         }
         outcome => outcome,
     };
     let note = match (word, place(body)) {
         (Some(word), Some(place)) => Some(format!("{word} at {place}")),
         (Some(word), None) => Some(word.to_owned()),
-        (None, _) if outcome == Outcome::Ambiguous => Some("not an answer that Slack gives".to_owned()),
+        (None, _) if answer.status < 300 && outcome == Outcome::Ambiguous => {
+            Some("not an answer that Slack gives".to_owned())
+        }
         (None, _) => None,
     };
     answer.report(outcome, note.as_deref())
@@ -171,70 +288,6 @@ fn place(body: &Value) -> Option<&str> {
     (place.len() <= 80 && place.bytes().all(plain)).then_some(place)
 }
 
-/// The words of both interfaces, by what they mean for us; `None` for a word not known.
-fn word_outcome(word: &str) -> Option<Outcome> {
-    Some(match word {
-        "ratelimited" | "rate_limited" => Outcome::Throttled { wait: None },
-        "block_mismatch"
-        | "invalid_arg_name"
-        | "invalid_arguments"
-        | "invalid_attachments"
-        | "invalid_blocks"
-        | "invalid_blocks_format"
-        | "invalid_charset"
-        | "invalid_form_data"
-        | "invalid_payload"
-        | "invalid_post_type"
-        | "markdown_text_conflict"
-        | "metadata_too_large"
-        | "missing_post_type"
-        | "missing_text_or_fallback_or_attachments"
-        | "msg_blocks_too_long"
-        | "msg_too_long"
-        | "no_text"
-        | "too_many_attachments" => Outcome::RefusedContent,
-        "access_denied"
-        | "accesslimited"
-        | "account_inactive"
-        | "action_prohibited"
-        | "channel_is_archived"
-        | "channel_not_found"
-        | "ekm_access_denied"
-        | "invalid_auth"
-        | "invalid_token"
-        | "is_archived"
-        | "missing_scope"
-        | "no_active_hooks"
-        | "no_permission"
-        | "no_service"
-        | "no_service_id"
-        | "no_team"
-        | "not_allowed_token_type"
-        | "not_authed"
-        | "not_in_channel"
-        | "posting_to_general_channel_denied"
-        | "restricted_action"
-        | "restricted_action_non_threadable_channel"
-        | "restricted_action_read_only_channel"
-        | "restricted_action_thread_only_channel"
-        | "team_access_not_granted"
-        | "team_disabled"
-        | "token_expired"
-        | "token_revoked"
-        | "user_not_found" => Outcome::RefusedDestination,
-        "external_channel_migrating"
-        | "org_login_required"
-        | "request_timeout"
-        | "rollup_error"
-        | "service_unavailable"
-        | "team_added_to_org"
-        | "update_failed" => Outcome::Transient,
-        // Slack says of both that part of the work may have been done.
-        "fatal_error" | "internal_error" => Outcome::Ambiguous,
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -248,75 +301,10 @@ mod tests {
     }
 
     #[test]
-    fn webhook_answers() {
-        let cases = [
-            (200, "ok", "delivered", "HTTP 200"),
-            (200, "ok\n", "delivered", "HTTP 200"),
-            (200, "", "ambiguous", "HTTP 200: not an answer that Slack gives"),
-            (200, "OK", "ambiguous", "HTTP 200: not an answer that Slack gives"),
-            (200, "{\"ok\":true}", "ambiguous", "HTTP 200: not an answer that Slack gives"),
-            (200, "<html>sign in</html>", "ambiguous", "HTTP 200: not an answer that Slack gives"),
-            (202, "ok", "ambiguous", "HTTP 202: ok"),
-            (200, "no_service", "refused_destination", "HTTP 200: no_service"),
-            (200, "invalid_blocks", "refused_content", "HTTP 200: invalid_blocks"),
-            (302, "", "refused_destination", "HTTP 302"),
-            (400, "invalid_payload", "refused_content", "HTTP 400: invalid_payload"),
-            (400, "user_not_found", "refused_destination", "HTTP 400: user_not_found"),
-            (400, "a_new_word", "refused_content", "HTTP 400: a_new_word"),
-            (403, "action_prohibited", "refused_destination", "HTTP 403: action_prohibited"),
-            (403, "invalid_token", "refused_destination", "HTTP 403: invalid_token"),
-            (404, "channel_not_found", "refused_destination", "HTTP 404: channel_not_found"),
-            (404, "no_service", "refused_destination", "HTTP 404: no_service"),
-            (410, "channel_is_archived", "refused_destination", "HTTP 410: channel_is_archived"),
-            (413, "too big", "refused_content", "HTTP 413"),
-            (429, "no_text", "throttled", "HTTP 429: no_text"),
-            (500, "missing_text_or_fallback_or_attachments", "refused_content", ""),
-            (500, "rollup_error", "transient", "HTTP 500: rollup_error"),
-            (500, "internal_error", "ambiguous", "HTTP 500: internal_error"),
-            (503, "Bad things about SECRET", "transient", "HTTP 503"),
-        ];
-        for (status, body, outcome, detail) in cases {
-            let report = judge_webhook(&answer(status, body));
-            assert_eq!((report.outcome.name(), report.status), (outcome, Some(status)), "{status} {body}");
-            assert!(detail.is_empty() || report.detail == detail, "{status} {body}: {}", report.detail);
-        }
-        let cut = Answer { whole: false, ..answer(200, "ok") };
-        assert_eq!(judge_webhook(&cut).outcome, Outcome::Ambiguous);
-    }
-
-    #[test]
-    fn api_answers() {
-        let cases = [
-            (200, r#"{"ok":true,"channel":"C1","ts":"1.2"}"#, "delivered"),
-            (200, r#"{"ok":"true"}"#, "ambiguous"),
-            (200, "ok", "ambiguous"),
-            (200, "", "ambiguous"),
-            (201, r#"{"ok":true}"#, "ambiguous"),
-            (200, r#"{"ok":false,"error":"invalid_auth"}"#, "refused_destination"),
-            (200, r#"{"ok":false,"error":"not_in_channel"}"#, "refused_destination"),
-            (200, r#"{"ok":false,"error":"is_archived"}"#, "refused_destination"),
-            (200, r#"{"ok":false,"error":"invalid_blocks"}"#, "refused_content"),
-            (200, r#"{"ok":false,"error":"msg_blocks_too_long"}"#, "refused_content"),
-            (200, r#"{"ok":false,"error":"service_unavailable"}"#, "transient"),
-            (200, r#"{"ok":false,"error":"internal_error"}"#, "ambiguous"),
-            (200, r#"{"ok":false,"error":"fatal_error"}"#, "ambiguous"),
-            (200, r#"{"ok":false,"error":"ratelimited"}"#, "throttled"),
-            (200, r#"{"ok":false,"error":"a_new_word"}"#, "transient"),
-            (200, r#"{"ok":false}"#, "transient"),
-            (401, r#"{"ok":false}"#, "refused_destination"),
-            (429, "", "throttled"),
-            (500, "oops", "transient"),
-        ];
-        for (status, body, outcome) in cases {
-            assert_eq!(judge_api(&answer(status, body)).outcome.name(), outcome, "{status} {body}");
-        }
-    }
-
-    #[test]
     fn how_long_slack_asks_to_wait() {
         let json = r#"{"retry_after":1.5,"ok":false,"error":"rate_limited"}"#;
         let header = |seconds| Some(Duration::from_secs(seconds));
-        for judge in [judge_webhook, judge_api] {
+        for judge in [judge_webhook, judge_bot] {
             let wait = |retry_after, body| match judge(&Answer { retry_after, ..answer(429, body) }).outcome {
                 Outcome::Throttled { wait } => wait,
                 other => panic!("{other:?}"),
@@ -335,7 +323,7 @@ mod tests {
     fn details_tell_the_block_but_quote_nothing_else() {
         let detail = |note: &str| {
             let body = json!({"ok": false, "error": "invalid_blocks", "response_metadata": {"messages": [note]}});
-            judge_api(&answer(200, &body.to_string())).detail
+            judge_bot(&answer(200, &body.to_string())).detail
         };
         let note = "[ERROR] must be less than 3001 characters [json-pointer:/blocks/0/text/text]";
         assert_eq!(detail(note), "HTTP 200: invalid_blocks at /blocks/0/text/text");

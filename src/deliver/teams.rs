@@ -8,6 +8,7 @@
 
 use serde_json::{Value, json};
 
+use super::contract::{self, Parts, Row, Seen, THROTTLED};
 use super::http::{self, Answer, Clients, Endpoint, UrlProblem, is_within};
 use super::{BuildError, wrong_content};
 use crate::model::{Channel, Content, Message, Outcome, Report, Secret, Timestamp};
@@ -72,37 +73,95 @@ pub(super) fn envelope(content: &Content) -> Option<Value> {
     }))
 }
 
-/// 202 is the flow's own answer. Another 2xx comes from a gateway or a flow with an answer of its own: it is a success
-/// unless its text tells a failure, as the old connectors' did, or is a web page, as a sign-in proxy's is.
-fn judge(answer: &Answer) -> Report {
-    let outcome = match answer.common() {
-        Outcome::Delivered if answer.status == 202 => Outcome::Delivered,
-        Outcome::Delivered => judge_text(answer),
-        outcome => outcome,
-    };
+/// "Accepted" is success. Another 2xx comes from a gateway or a flow with an answer of its own, and counts as well, unless its
+/// text tells a failure, as the old connectors' did, or is a web page, as a sign-in proxy's is.
+pub(super) const WORKFLOW: Parts = &[
+    &[
+        Row {
+            seen: Seen::Status(&[202]),
+            outcome: Outcome::Delivered,
+            why: "The flow has the message. What it does with it shows in its run history only",
+            source: TRIGGER,
+        },
+        Row {
+            seen: Seen::Told("another 2xx that is cut, a web page or no text", is_no_answer),
+            outcome: Outcome::Ambiguous,
+            why: "Somebody else answered, such as a sign-in page",
+            source: "",
+        },
+        Row {
+            seen: Seen::Told("another 2xx, text with `HTTP error 429`", |answer| tells(answer, "http error 429")),
+            outcome: THROTTLED,
+            why: "More than four requests a second",
+            source: CONNECTORS,
+        },
+        Row {
+            seen: Seen::Told("another 2xx, text with `HTTP error 413`", |answer| tells(answer, "http error 413")),
+            outcome: Outcome::RefusedContent,
+            why: "More than 28 KB",
+            source: CONNECTORS,
+        },
+        Row {
+            seen: Seen::Told("another 2xx, text with `error` or `failed`", |answer| {
+                tells(answer, "error") || tells(answer, "failed")
+            }),
+            outcome: Outcome::Transient,
+            why: "The text tells a failure",
+            source: CONNECTORS,
+        },
+        Row {
+            seen: Seen::Statuses(200, 299),
+            outcome: Outcome::Delivered,
+            why: "A gateway, or a flow with an answer of its own",
+            source: "",
+        },
+    ],
+    contract::PAUSE,
+    &[Row {
+        seen: Seen::Words(&[
+            "DirectApiAuthorizationRequired",
+            "TriggerInputSchemaMismatch",
+            "WorkflowDisabled",
+            "WorkflowNotFound",
+            "WorkflowTriggerIsNotEnabled",
+        ]),
+        outcome: Outcome::RefusedDestination,
+        why: "The flow is off, deleted, or asks for something else than a Teams webhook request; mostly told with HTTP 400",
+        source: "https://learn.microsoft.com/en-us/power-automate/error-reference",
+    }],
+    contract::NOT_TAKEN,
+    contract::GATEWAY_IN_DOUBT,
+    contract::FAILED,
+];
+
+const TRIGGER: &str = "https://learn.microsoft.com/en-us/connectors/teams/#when-a-teams-webhook-request-is-received";
+const CONNECTORS: &str =
+    "https://learn.microsoft.com/en-us/microsoftteams/platform/webhooks-and-connectors/how-to/add-incoming-webhook";
+
+pub(super) fn judge(answer: &Answer) -> Report {
+    let code = error_code(answer);
+    let outcome = contract::decide(WORKFLOW, answer, code.as_deref());
     let note = match outcome {
+        Outcome::Ambiguous if answer.status < 300 => Some("not an answer that a Teams workflow gives"),
         Outcome::Delivered => None,
-        Outcome::Ambiguous => Some("not an answer that a Teams workflow gives".to_owned()),
-        _ if answer.status < 300 => Some("the answer's text tells a failure".to_owned()),
-        _ => error_code(answer),
+        _ if answer.status < 300 => Some("the answer's text tells a failure"),
+        _ => code.as_deref(),
     };
-    answer.report(outcome, note.as_deref())
+    answer.report(outcome, note)
 }
 
-fn judge_text(answer: &Answer) -> Outcome {
-    let text = answer.text().to_ascii_lowercase();
-    if !answer.whole || text.starts_with('<') || str::from_utf8(&answer.body).is_err() {
-        return Outcome::Ambiguous;
-    }
-    if !text.contains("error") && !text.contains("failed") {
-        return Outcome::Delivered;
-    }
-    // "Webhook message delivery failed with error: Microsoft Teams endpoint returned HTTP error 429 with …"
-    match ["429", "413"].into_iter().find(|status| text.contains(&format!("http error {status}"))) {
-        Some("429") => Outcome::Throttled { wait: answer.retry_after },
-        Some(_) => Outcome::RefusedContent,
-        None => Outcome::Transient,
-    }
+fn is_no_answer(answer: &Answer) -> bool {
+    let text = str::from_utf8(&answer.body);
+    is_success(answer) && (!answer.whole || text.is_err() || answer.text().starts_with('<'))
+}
+
+/// "Webhook message delivery failed with error: Microsoft Teams endpoint returned HTTP error 429 with …"
+fn tells(answer: &Answer, words: &str) -> bool {
+    is_success(answer) && answer.text().to_ascii_lowercase().contains(words)
+}
+
+fn is_success(answer: &Answer) -> bool {
+    (200..300).contains(&answer.status)
 }
 
 /// Power Automate's reason, such as `WorkflowTriggerIsNotEnabled`; never its message, which can quote the URL.
@@ -115,53 +174,7 @@ fn error_code(answer: &Answer) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    #[test]
-    fn answers() {
-        let old =
-            |status| format!("Webhook message delivery failed with error: endpoint returned HTTP error {status} with");
-        let cases = [
-            (202, String::new(), "delivered"),
-            (202, "error".to_owned(), "delivered"),
-            (200, String::new(), "delivered"),
-            (200, "1".to_owned(), "delivered"),
-            (200, r#"{"status":"queued"}"#.to_owned(), "delivered"),
-            (204, String::new(), "delivered"),
-            (200, old(400), "transient"),
-            (200, old(413), "refused_content"),
-            (200, old(429), "throttled"),
-            (200, r#"{"error":{"code":"X"}}"#.to_owned(), "transient"),
-            (200, "<html>Sign in</html>".to_owned(), "ambiguous"),
-            (301, String::new(), "refused_destination"),
-            (400, String::new(), "refused_content"),
-            (401, String::new(), "refused_destination"),
-            (403, String::new(), "refused_destination"),
-            (404, String::new(), "refused_destination"),
-            (410, String::new(), "refused_destination"),
-            (413, String::new(), "refused_content"),
-            (429, String::new(), "throttled"),
-            (500, String::new(), "transient"),
-            (502, String::new(), "transient"),
-        ];
-        for (status, body, outcome) in cases {
-            let report = judge(&Answer { status, body: body.clone().into(), whole: true, retry_after: None });
-            assert_eq!((report.outcome.name(), report.status), (outcome, Some(status)), "{status} {body}");
-        }
-    }
-
-    #[test]
-    fn odd_answers() {
-        let cut = Answer { status: 200, ..Answer::default() };
-        assert_eq!(judge(&cut).outcome, Outcome::Ambiguous);
-        let binary = Answer { status: 200, body: vec![0xff], whole: true, retry_after: None };
-        assert_eq!(judge(&binary).outcome, Outcome::Ambiguous);
-        let wait = Some(Duration::from_secs(5));
-        let limited = Answer { status: 429, retry_after: wait, ..Answer::default() };
-        assert_eq!(judge(&limited).outcome, Outcome::Throttled { wait });
-    }
 
     #[test]
     fn details() {

@@ -185,11 +185,13 @@ pub struct Report {
     pub status: Option<u16>,
     /// One short line for logs and operators, without URL, secret or event text.
     pub detail: String,
+    /// Delivered, but not to everyone: `detail` says who was refused. To be shown, never a reason to send again.
+    pub partial: bool,
 }
 
 impl Report {
     pub fn new(outcome: Outcome, status: Option<u16>, detail: impl Into<String>) -> Self {
-        Self { outcome, status, detail: detail.into() }
+        Self { outcome, status, detail: detail.into(), partial: false }
     }
 }
 

@@ -17,6 +17,9 @@ use tokio::task::{JoinHandle, JoinSet};
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Often enough that only a limit on the whole exchange ends it.
+const DRIP: Duration = Duration::from_millis(20);
+
 /// What the server does with one request that it has read to the end.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
@@ -32,6 +35,12 @@ pub(crate) enum Reply {
     CutBody { status: u16, body: &'static str },
     /// A status and a body that never ends.
     EndlessBody { status: u16 },
+    /// A status and a body of one byte now and then, never the last one.
+    DrippingBody { status: u16 },
+    /// The start of a status line, then the connection closes.
+    CutHead,
+    /// Something that is not HTTP, then the connection closes.
+    Gibberish,
 }
 
 impl Reply {
@@ -199,6 +208,17 @@ async fn serve(
                     stream.write_all(b"4\r\nok? \r\n").await?;
                 }
             }
+            Reply::DrippingBody { status } => {
+                let head = format!("HTTP/1.1 {status} Scripted\r\ncontent-length: 1000000\r\n\r\nok");
+                stream.write_all(head.as_bytes()).await?;
+                let mut drips = tokio::time::interval(DRIP);
+                loop {
+                    drips.tick().await;
+                    stream.write_all(b" ").await?;
+                }
+            }
+            Reply::CutHead => return stream.write_all(b"HTTP/1.1 20").await,
+            Reply::Gibberish => return stream.write_all(b"220 mail.test ESMTP\r\n").await,
         }
     }
     Ok(())

@@ -23,6 +23,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{self, pki_types};
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Often enough that only a limit on the whole dialogue ends it.
+const DRIP: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protection {
@@ -38,6 +40,8 @@ pub(crate) enum Act {
     Say(&'static str),
     /// Says nothing and waits.
     Silence,
+    /// Says `2`, then one byte now and then, never the end of the line.
+    Drip,
     Close,
     Reset,
 }
@@ -389,7 +393,7 @@ impl<S: Wire> Talk<'_, S> {
             None => true,
             Some(Act::Say(reply)) => reply.starts_with(['2', '3']),
             // A server that falls silent or dies after a message may well have taken it.
-            Some(Act::Silence | Act::Close | Act::Reset) => command == ".",
+            Some(Act::Silence | Act::Drip | Act::Close | Act::Reset) => command == ".",
         }
     }
 
@@ -399,6 +403,15 @@ impl<S: Wire> Talk<'_, S> {
             None => self.say(usual).await,
             Some(Act::Say(reply)) => self.say(reply).await,
             Some(Act::Silence) => std::future::pending().await,
+            Some(Act::Drip) => {
+                let mut drips = tokio::time::interval(DRIP);
+                loop {
+                    drips.tick().await;
+                    let stream = self.stream.get_mut();
+                    stream.write_all(b"2").await?;
+                    stream.flush().await?;
+                }
+            }
             Some(Act::Close) => Ok(false),
             Some(Act::Reset) => self.stream.get_ref().arm_reset().map(|()| false),
         }

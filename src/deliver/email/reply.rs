@@ -1,13 +1,16 @@
-//! What a mail server's reply means for the message: pure functions over the reply and the moment it came in.
+//! What a mail server's reply means for the message: tables, and pure functions over the reply and the moment it came in.
 //!
-//! The reply code alone does not tell: big providers answer "try again tomorrow" with a permanent code. The enhanced code
-//! (RFC 3463) comes first, then the phase, then the basic code (RFC 5321).
+//! The reply code alone does not tell: big providers answer "try again tomorrow" with a permanent code. So the tables look
+//! at the enhanced code (RFC 3463) and a few of the providers' own phrases before the basic code (RFC 5321).
 
+use std::fmt;
+
+use crate::deliver::contract::{Row, THROTTLED};
 use crate::model::Outcome;
 
 /// How far the dialogue was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(in crate::deliver) enum Phase {
     /// Greeting, EHLO, STARTTLS.
     Hello,
     Login,
@@ -25,6 +28,17 @@ impl Phase {
             Self::Sender => "sender",
             Self::Recipient => "recipient",
             Self::Content => "message",
+        }
+    }
+
+    /// For the tables.
+    const fn commands(self) -> &'static str {
+        match self {
+            Self::Hello => "greeting, EHLO, STARTTLS",
+            Self::Login => "AUTH",
+            Self::Sender => "MAIL",
+            Self::Recipient => "RCPT",
+            Self::Content => "DATA and after",
         }
     }
 }
@@ -62,71 +76,295 @@ impl Reply {
     }
 }
 
+/// What is to be seen of a reply, all of it at once; what is left empty may be anything.
+#[derive(Debug)]
+pub(in crate::deliver) struct Says {
+    phases: &'static [Phase],
+    codes: &'static [u16],
+    /// The first digit of the code.
+    class: Option<u16>,
+    /// Enhanced codes of that class: subject, first and last detail.
+    enhanced: &'static [(u16, u16, u16)],
+    /// One of these, in lower case.
+    phrases: &'static [&'static str],
+    /// Asked at RCPT, and then about this recipient only: the others can still have the message.
+    one_recipient: bool,
+}
+
+const ANY: Says = Says { phases: &[], codes: &[], class: None, enhanced: &[], phrases: &[], one_recipient: false };
+const WHOLE: (u16, u16) = (0, 999);
+
+impl Says {
+    fn fits(&self, phase: Phase, reply: &Reply) -> bool {
+        let in_range = |&(subject, first, last): &(u16, u16, u16)| {
+            reply.enhanced().is_some_and(|(at, detail)| at == subject && (first..=last).contains(&detail))
+        };
+        (self.phases.is_empty() || self.phases.contains(&phase))
+            && (self.codes.is_empty() || self.codes.contains(&reply.code))
+            && self.class.is_none_or(|class| reply.code / 100 == class)
+            && (self.enhanced.is_empty() || self.enhanced.iter().any(in_range))
+            && (self.phrases.is_empty() || self.phrases.iter().any(|phrase| reply.says(phrase)))
+    }
+}
+
+impl fmt::Display for Says {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phases: Vec<_> = self.phases.iter().map(|phase| phase.commands()).collect();
+        if !phases.is_empty() {
+            write!(f, "{}: ", phases.join(", "))?;
+        }
+        let class = self.class.or(self.codes.first().map(|code| code / 100));
+        let enhanced = |&(subject, first, last): &(u16, u16, u16)| {
+            let class = class.map_or_else(|| "x".to_owned(), |class| class.to_string());
+            match (first, last) {
+                WHOLE => format!("`{class}.{subject}.*`"),
+                (first, last) if first == last => format!("`{class}.{subject}.{first}`"),
+                (first, last) => format!("`{class}.{subject}.{first}` to `{class}.{subject}.{last}`"),
+            }
+        };
+        let mut parts: Vec<String> = Vec::new();
+        match (self.codes, self.class) {
+            ([], None) => parts.push("any other".to_owned()),
+            ([], Some(class)) if self.enhanced.is_empty() => parts.push(format!("`{class}yz`")),
+            ([], Some(_)) => {}
+            (codes, _) => {
+                parts.push(codes.iter().map(|code| format!("`{code}`")).collect::<Vec<_>>().join(", "));
+            }
+        }
+        if !self.enhanced.is_empty() {
+            parts.push(self.enhanced.iter().map(enhanced).collect::<Vec<_>>().join(", "));
+        }
+        if !self.phrases.is_empty() {
+            parts.push(format!("“{}”", self.phrases.join("” or “")));
+        }
+        if self.one_recipient {
+            parts.push("(this recipient only)".to_owned());
+        }
+        f.write_str(&parts.join(" "))
+    }
+}
+
+/// What a reply that is not a success means. The first line that fits decides; the last fits always.
+pub(in crate::deliver) const REPLIES: &[Row<Says>] = &[
+    Row {
+        seen: Says { codes: &[454], phrases: &["throttling failure"], ..ANY },
+        outcome: THROTTLED,
+        why: "Amazon SES: the sending rate or the daily quota is used up",
+        source: "https://docs.aws.amazon.com/ses/latest/dg/troubleshoot-smtp.html",
+    },
+    Row {
+        seen: Says { codes: &[550], enhanced: &[(4, 5, 5)], ..ANY },
+        outcome: THROTTLED,
+        why: "Gmail: the daily limit is used up",
+        source: "https://support.google.com/a/answer/3726730",
+    },
+    Row {
+        seen: Says { codes: &[554], phrases: &["submissionquotaexceeded"], ..ANY },
+        outcome: THROTTLED,
+        why: "Exchange: the quota of recipients is used up",
+        source: "https://learn.microsoft.com/en-us/office365/servicedescriptions/exchange-online-service-description/exchange-online-limits",
+    },
+    Row {
+        seen: Says { codes: &[530, 534, 535, 538], ..ANY },
+        outcome: Outcome::RefusedDestination,
+        why: "A login is required, too weak or wrong",
+        source: "https://www.rfc-editor.org/rfc/rfc4954#section-6",
+    },
+    Row {
+        seen: Says {
+            phases: &[Phase::Recipient],
+            class: Some(4),
+            enhanced: &[(1, WHOLE.0, WHOLE.1), (2, WHOLE.0, WHOLE.1), (4, WHOLE.0, WHOLE.1)],
+            one_recipient: true,
+            ..ANY
+        },
+        outcome: Outcome::Transient,
+        why: "The mailbox is full, or its domain cannot be found or reached: that can last for weeks",
+        source: "https://www.rfc-editor.org/rfc/rfc3463#section-3",
+    },
+    Row {
+        seen: Says { class: Some(4), ..ANY },
+        outcome: Outcome::Transient,
+        why: "Later: greylisting, a full disk, a server that shuts down",
+        source: "https://www.rfc-editor.org/rfc/rfc5321#section-4.2.1",
+    },
+    Row {
+        seen: Says { phases: &[Phase::Hello], class: Some(5), ..ANY },
+        outcome: Outcome::Transient,
+        why: "A server in trouble greets so",
+        source: "https://www.rfc-editor.org/rfc/rfc5321#section-3.1",
+    },
+    Row {
+        seen: Says { phases: &[Phase::Login], class: Some(5), ..ANY },
+        outcome: Outcome::RefusedDestination,
+        why: "The login cannot work",
+        source: "https://www.rfc-editor.org/rfc/rfc4954#section-6",
+    },
+    Row {
+        seen: Says { phases: &[Phase::Sender], class: Some(5), enhanced: &[(2, 0, 2)], ..ANY },
+        outcome: Outcome::RefusedDestination,
+        why: "The sender's mailbox is closed or full",
+        source: "https://www.rfc-editor.org/rfc/rfc3463#section-3.3",
+    },
+    Row {
+        seen: Says { phases: &[Phase::Sender], codes: &[552], ..ANY },
+        outcome: Outcome::RefusedContent,
+        why: "The message is too large",
+        source: "https://www.rfc-editor.org/rfc/rfc1870#section-6.1",
+    },
+    Row {
+        seen: Says { phases: &[Phase::Sender], class: Some(5), enhanced: &[(2, 3, 3), (3, 4, 4)], ..ANY },
+        outcome: Outcome::RefusedContent,
+        why: "The message is too large",
+        source: "https://www.rfc-editor.org/rfc/rfc3463#section-3.4",
+    },
+    Row {
+        seen: Says { phases: &[Phase::Sender], class: Some(5), ..ANY },
+        outcome: Outcome::RefusedDestination,
+        why: "The sender may not send here. Of the message, nothing was told yet but its size",
+        source: "https://www.rfc-editor.org/rfc/rfc5321#section-3.3",
+    },
+    Row {
+        seen: Says { phases: &[Phase::Recipient], class: Some(5), one_recipient: true, ..ANY },
+        outcome: Outcome::RefusedDestination,
+        why: "No such mailbox, or no relaying to it (`5.7.1`)",
+        source: "https://www.rfc-editor.org/rfc/rfc5321#section-3.3",
+    },
+    Row {
+        seen: Says {
+            phases: &[Phase::Content],
+            codes: &[554],
+            phrases: &["access denied", "address is not verified"],
+            ..ANY
+        },
+        outcome: Outcome::RefusedDestination,
+        why: "Amazon SES: the account may not send, or not as this sender",
+        source: "https://docs.aws.amazon.com/ses/latest/dg/troubleshoot-smtp.html",
+    },
+    Row {
+        seen: Says { phases: &[Phase::Content], class: Some(5), enhanced: &[(7, 1, 1)], phrases: &["relay"], ..ANY },
+        outcome: Outcome::RefusedDestination,
+        why: "Relaying denied, told late",
+        source: "https://www.rfc-editor.org/rfc/rfc3463#section-3.8",
+    },
+    Row {
+        seen: Says { phases: &[Phase::Content], class: Some(5), enhanced: &[(7, 1, 1), (3, 4, 4)], ..ANY },
+        outcome: Outcome::RefusedContent,
+        why: "So content filters say no (`5.7.1`), and servers to a message too large",
+        source: "https://www.rfc-editor.org/rfc/rfc3463#section-3.8",
+    },
+    Row {
+        seen: Says {
+            phases: &[Phase::Content],
+            class: Some(5),
+            enhanced: &[
+                (1, WHOLE.0, WHOLE.1),
+                (2, 0, 2),
+                (3, WHOLE.0, WHOLE.1),
+                (4, WHOLE.0, WHOLE.1),
+                (7, WHOLE.0, WHOLE.1),
+            ],
+            ..ANY
+        },
+        outcome: Outcome::RefusedDestination,
+        why: "An address, a mailbox's state, the mail system, its routes, a policy such as missing SPF or DKIM",
+        source: "https://www.rfc-editor.org/rfc/rfc3463#section-3",
+    },
+    Row {
+        seen: Says { phases: &[Phase::Content], class: Some(5), ..ANY },
+        outcome: Outcome::RefusedContent,
+        why: "The message: its size (`552`), form (`5.6.0`), or no reason told",
+        source: "https://www.rfc-editor.org/rfc/rfc5321#section-4.2.1",
+    },
+    Row {
+        seen: ANY,
+        outcome: Outcome::Transient,
+        why: "A positive reply out of place: the server is confused, and took no message",
+        source: "https://www.rfc-editor.org/rfc/rfc5321#section-4.3.2",
+    },
+];
+
+/// What went wrong other than by a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::deliver) enum Fault {
+    /// Before the end of the message had been sent; a server drops what has no end (RFC 5321, 3.8).
+    Lost,
+    Unconfirmed,
+    NoStartTls,
+    NoLogin,
+    TooLarge,
+}
+
+impl Fault {
+    pub(super) fn outcome(self) -> Outcome {
+        let row = FAULTS.iter().find(|row| row.seen == self);
+        row.map_or(Outcome::Ambiguous, |row| row.outcome.clone())
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lost => "no connection, or it was lost or silent before the end of the message had been sent",
+            Self::Unconfirmed => "lost, silent or unreadable after the end of the message",
+            Self::NoStartTls => "STARTTLS is set and not offered",
+            Self::NoLogin => {
+                "a login is set, and neither AUTH PLAIN nor LOGIN is offered, or the connection is in the clear"
+            }
+            Self::TooLarge => "the message is larger than the server's SIZE",
+        })
+    }
+}
+
+pub(in crate::deliver) const FAULTS: &[Row<Fault>] = &[
+    Row {
+        seen: Fault::Lost,
+        outcome: Outcome::Transient,
+        why: "DNS, refused, TLS, time-out: a message without its end is not delivered",
+        source: "https://www.rfc-editor.org/rfc/rfc5321#section-3.8",
+    },
+    Row {
+        seen: Fault::Unconfirmed,
+        outcome: Outcome::Ambiguous,
+        why: "The server may have taken it. The repeat has the same `Message-ID`",
+        source: "https://www.rfc-editor.org/rfc/rfc5321#section-4.1.1.4",
+    },
+    Row {
+        seen: Fault::NoStartTls,
+        outcome: Outcome::RefusedDestination,
+        why: "Never in the clear: whoever strips the offer can read along",
+        source: "https://www.rfc-editor.org/rfc/rfc3207#section-6",
+    },
+    Row {
+        seen: Fault::NoLogin,
+        outcome: Outcome::RefusedDestination,
+        why: "No password goes over the clear",
+        source: "https://www.rfc-editor.org/rfc/rfc4954#section-4",
+    },
+    Row {
+        seen: Fault::TooLarge,
+        outcome: Outcome::RefusedContent,
+        why: "Not offered, for it would be refused",
+        source: "https://www.rfc-editor.org/rfc/rfc1870#section-6.1",
+    },
+];
+
 /// What a reply that is not a success means for the message as a whole.
 pub(super) fn outcome(phase: Phase, reply: &Reply) -> Outcome {
-    if is_quota(reply) {
-        return Outcome::Throttled { wait: None };
-    }
-    if reply.code / 100 != 5 {
-        // 4yz says "later"; a positive reply out of place is a confused server, and no message was taken.
-        return Outcome::Transient;
-    }
-    match phase {
-        // A server in trouble greets with 554. `login` below is what tells wrong settings.
-        Phase::Hello if !needs_login(reply) => Outcome::Transient,
-        // Of the message itself, nothing was told yet but its size.
-        Phase::Sender if is_size(reply) => Outcome::RefusedContent,
-        Phase::Hello | Phase::Login | Phase::Sender | Phase::Recipient => Outcome::RefusedDestination,
-        Phase::Content if needs_login(reply) || is_about_destination(reply) => Outcome::RefusedDestination,
-        Phase::Content => Outcome::RefusedContent,
-    }
+    row(phase, reply).map_or(Outcome::Transient, |row| row.outcome.clone())
 }
 
-/// Whether a refused RCPT speaks of this mailbox, so that the others can still have the message.
+/// Whether a refused RCPT speaks of this recipient, so that the others can still have the message.
 ///
 /// All permanent refusals do, even "relaying denied": if it holds for every recipient, none is left in the end. Of the
-/// temporary ones only those about the mailbox (`4.2.2`, full) do: it may stay full for weeks. The others (greylisting, a
-/// server out of disk) soon pass, and waiting with the whole message spares those already accepted a second copy.
+/// temporary ones only those that may last do. The others (greylisting, a server out of disk) soon pass, and waiting with
+/// the whole message spares those already accepted a second copy.
 pub(super) fn concerns_recipient_only(reply: &Reply) -> bool {
-    match reply.code / 100 {
-        5 => !is_quota(reply) && !needs_login(reply),
-        4 => matches!(reply.enhanced(), Some((2, _))),
-        _ => false,
-    }
+    row(Phase::Recipient, reply).is_some_and(|row| row.seen.one_recipient)
 }
 
-/// Sending limits that pass with time, whatever the code's first digit.
-///
-/// - Amazon SES, `454 Throttling failure`: <https://docs.aws.amazon.com/ses/latest/dg/troubleshoot-smtp.html>
-/// - Gmail, `550 5.4.5` daily limit: <https://support.google.com/a/answer/3726730>
-/// - Exchange Online, `554 5.2.0 … SubmissionQuotaExceeded`
-fn is_quota(reply: &Reply) -> bool {
-    match reply.code {
-        454 => reply.says("throttling failure"),
-        550 => reply.enhanced() == Some((4, 5)),
-        554 => reply.says("submissionquotaexceeded"),
-        _ => false,
-    }
-}
-
-/// Authentication required, too weak, or wrong: RFC 4954, section 6.
-const fn needs_login(reply: &Reply) -> bool {
-    matches!(reply.code, 530 | 534 | 535 | 538)
-}
-
-fn is_size(reply: &Reply) -> bool {
-    reply.code == 552 || matches!(reply.enhanced(), Some((2 | 3, 3 | 4)))
-}
-
-/// After DATA: addresses (`x.1.z`), the mailbox's state (`x.2.0` to `x.2.2`), its route (`x.4.4`), policy (`x.7.z`); except
-/// `x.7.1`, which is how content filters say no. Amazon SES tells two account faults in words.
-fn is_about_destination(reply: &Reply) -> bool {
-    let by_code = match reply.enhanced() {
-        Some((1, _) | (2, 0..=2) | (4, 4)) => true,
-        Some((7, detail)) => detail != 1,
-        _ => false,
-    };
-    by_code || (reply.code == 554 && (reply.says("access denied") || reply.says("address is not verified")))
+fn row(phase: Phase, reply: &Reply) -> Option<&'static Row<Says>> {
+    REPLIES.iter().find(|row| row.seen.fits(phase, reply))
 }
 
 #[cfg(test)]
@@ -177,6 +415,13 @@ mod tests {
             (Content, "554 Message rejected: Email address is not verified.", "refused_destination"),
             (Content, "550 5.7.26 unauthenticated mail", "refused_destination"),
             (Content, "550 5.7.1 message refused as spam", "refused_content"),
+            (Content, "550 5.7.1 unable to relay", "refused_destination"),
+            (Content, "554 5.3.2 system not accepting messages", "refused_destination"),
+            (Content, "554 5.4.6 routing loop", "refused_destination"),
+            (Sender, "552 5.2.2 sender's mailbox full", "refused_destination"),
+            (Sender, "552 too large", "refused_content"),
+            (Sender, "550 5.2.4 mailing list problem", "refused_destination"),
+            (Recipient, "450 4.1.2 domain not found", "transient"),
             (Content, "550 5.1.1 no such user", "refused_destination"),
             (Content, "552 5.2.2 mailbox full", "refused_destination"),
             (Content, "550 5.4.4 no route", "refused_destination"),
@@ -193,6 +438,55 @@ mod tests {
     }
 
     #[test]
+    fn every_reply_means_something() {
+        use Phase::{Content, Hello, Login, Recipient, Sender};
+        let last = REPLIES.last().unwrap();
+        for phase in [Hello, Login, Sender, Recipient, Content] {
+            for code in 200..600 {
+                let reply = Reply { code, lines: Vec::new() };
+                assert!(last.seen.fits(phase, &reply));
+                let outcome = outcome(phase, &reply);
+                match code {
+                    500..600 => assert!(!matches!(outcome, Outcome::Delivered | Outcome::Ambiguous)),
+                    _ => assert_eq!(outcome, Outcome::Transient, "{phase:?} {code}"),
+                }
+            }
+        }
+    }
+
+    /// A line that is never the first to fit would be a promise that nobody keeps.
+    #[test]
+    fn no_line_is_hidden_by_one_above_it() {
+        use Phase::{Content, Hello, Login, Recipient, Sender};
+        for line in REPLIES {
+            let codes = if line.seen.codes.is_empty() { vec![250, 450, 550] } else { line.seen.codes.to_vec() };
+            let enhanced = line.seen.enhanced.first().copied().unwrap_or((9, 9, 9));
+            let phrase = line.seen.phrases.first().copied().unwrap_or_default();
+            let reached = [Hello, Login, Sender, Recipient, Content].into_iter().any(|phase| {
+                codes.iter().any(|&code| {
+                    let text = format!("{}.{}.{} {phrase}", code / 100, enhanced.0, enhanced.2);
+                    let found = row(phase, &Reply { code, lines: vec![text] });
+                    found.is_some_and(|found| found.seen.to_string() == line.seen.to_string())
+                })
+            });
+            assert!(reached, "{} is hidden", line.seen);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_judged(code in 200u16..600, lines in proptest::collection::vec(".{0,60}", 0..4)) {
+            let reply = Reply { code, lines };
+            for phase in [Phase::Hello, Phase::Login, Phase::Sender, Phase::Recipient, Phase::Content] {
+                let outcome = outcome(phase, &reply);
+                proptest::prop_assert!(!matches!(outcome, Outcome::Delivered | Outcome::Ambiguous));
+            }
+            let _ = concerns_recipient_only(&reply);
+            proptest::prop_assert!(reply.codes().len() <= 15);
+        }
+    }
+
+    #[test]
     fn refused_recipients() {
         let cases = [
             ("550 5.1.1 no such user", true),
@@ -204,6 +498,8 @@ mod tests {
             ("550 5.7.1 relaying denied", true),
             ("452 4.2.2 mailbox full", true),
             ("450 4.2.1 mailbox busy", true),
+            ("450 4.1.2 domain not found", true),
+            ("451 4.4.3 domain cannot be looked up", true),
             ("450 4.7.1 greylisted", false),
             ("451 try later", false),
             ("452 4.3.1 out of disk", false),

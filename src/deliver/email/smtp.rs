@@ -1,8 +1,8 @@
 //! The SMTP dialogue of one message, step by step, so that the caller knows what had been said when it broke off.
 //!
 //! ```text
-//! connect ► greeting ► EHLO ► [STARTTLS ► EHLO] ► [AUTH] ► MAIL ► RCPT… ► DATA ► message ► accepted
-//! └──────────────────────── nothing can have arrived ──────────────────────────┘ └─ unknown ─┘
+//! connect ► greeting ► EHLO ► [STARTTLS ► EHLO] ► [AUTH] ► MAIL ► RCPT… ► DATA ► message and its end ► accepted
+//! └──────────────────────── nothing can have arrived ───────────────────────────────────────┘ └─ unknown ─┘
 //! ```
 //!
 //! Written here and not taken from lettre, whose client (0.11.23) gives a message up when one recipient is refused, does
@@ -26,9 +26,9 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
-use super::reply::{Phase, Reply, outcome};
+use super::reply::{Fault, Phase, Reply, outcome};
 use crate::deliver::http::{host_is_loopback, root_cause};
-use crate::model::{Outcome, Report, Secret};
+use crate::model::{Report, Secret};
 
 /// RFC 5321, 4.5.3.1.5 says 512; servers in the field write a little more.
 const REPLY_LINE_BYTES_MAX: u64 = 2_000;
@@ -42,7 +42,7 @@ pub(super) enum Failure {
     /// The connection could not be made or was lost.
     Lost(Phase, io::Error),
     /// The server lacks what the settings or the message need.
-    Unfit(Outcome, &'static str),
+    Unfit(Fault, &'static str),
 }
 
 impl Failure {
@@ -54,9 +54,9 @@ impl Failure {
             }
             Self::Lost(phase, error) => {
                 let detail = format!("no connection to the mail server at the {}: {}", phase.name(), root_cause(error));
-                Report::new(Outcome::Transient, None, detail)
+                Report::new(Fault::Lost.outcome(), None, detail)
             }
-            Self::Unfit(outcome, what) => Report::new(outcome.clone(), None, *what),
+            Self::Unfit(fault, what) => Report::new(fault.outcome(), None, *what),
         }
     }
 }
@@ -124,7 +124,7 @@ impl Session {
         clear.greeting().await?;
         if parameters(&clear.hello(name).await?, "STARTTLS").is_none() {
             let what = "the mail server does not offer STARTTLS, which `tls: starttls` requires";
-            return Err(Failure::Unfit(Outcome::RefusedDestination, what));
+            return Err(Failure::Unfit(Fault::NoStartTls, what));
         }
         clear.order(Phase::Hello, "STARTTLS").await?;
         let mut dialogue = Dialogue::new(Either::Right(tls.apply(clear.into_stream()?).await?));
@@ -142,7 +142,7 @@ impl Session {
     }
 
     pub(super) async fn login(&mut self, user: &str, password: &Secret) -> Result<(), Failure> {
-        let unfit = |what| Err(Failure::Unfit(Outcome::RefusedDestination, what));
+        let unfit = |what| Err(Failure::Unfit(Fault::NoLogin, what));
         if !self.private {
             return unfit("the login was not sent, for the connection is not encrypted");
         }
@@ -167,7 +167,7 @@ impl Session {
             // No number, or 0: no fixed limit.
             if limit.parse().is_ok_and(|limit: usize| limit > 0 && size > limit) {
                 let what = "the message is larger than the mail server takes";
-                return Err(Failure::Unfit(Outcome::RefusedContent, what));
+                return Err(Failure::Unfit(Fault::TooLarge, what));
             }
             command = format!("{command} SIZE={size}");
         }
@@ -183,9 +183,13 @@ impl Session {
         self.dialogue.exchange(Phase::Content, "DATA", 354).await.map(drop)
     }
 
-    /// Sends the message and waits for the verdict. After an error it may have been accepted.
-    pub(super) async fn content(&mut self, message: &[u8]) -> io::Result<Reply> {
-        self.dialogue.write(&stuffed(message)).await?;
+    /// Sends the message with its end. After an error the end has not been sent, and the session is of no more use.
+    pub(super) async fn content(&mut self, message: &[u8]) -> Result<(), Failure> {
+        self.dialogue.write(&stuffed(message)).await.map_err(|error| Failure::Lost(Phase::Content, error))
+    }
+
+    /// Waits for the server's word on the message. After an error it may have been accepted.
+    pub(super) async fn verdict(&mut self) -> io::Result<Reply> {
         self.dialogue.reply().await
     }
 
@@ -406,6 +410,26 @@ mod tests {
         ];
         for (bytes, expected) in cases {
             assert_eq!(read(bytes).await.unwrap_err().to_string(), expected);
+        }
+    }
+
+    /// A server drops a message without its end, so nothing is in doubt when it could not be sent.
+    #[tokio::test]
+    async fn a_message_that_is_not_taken_whole_is_a_failure() {
+        // More than the buffers of both ends hold.
+        let message = vec![b'x'; 32 << 20];
+        for stays in [true, false] {
+            let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client = TcpStream::connect(server.local_addr().unwrap()).await.unwrap();
+            let (mut peer, _) = server.accept().await.unwrap();
+            peer.write_all(b"220 hi\r\n250 hi\r\n").await.unwrap();
+            let mut session = Session::in_clear(client, "[127.0.0.1]").await.unwrap();
+            let _kept = stays.then_some(peer);
+            let sent = timeout(Duration::from_millis(300), session.content(&message)).await;
+            match (stays, sent) {
+                (true, Err(_)) | (false, Ok(Err(Failure::Lost(Phase::Content, _)))) => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 }
