@@ -277,6 +277,12 @@ pub(in crate::deliver) const REPLIES: &[Row<Says>] = &[
         source: "https://www.rfc-editor.org/rfc/rfc5321#section-4.2.1",
     },
     Row {
+        seen: Says { phases: &[Phase::Content], class: Some(3), ..ANY },
+        outcome: Outcome::Ambiguous,
+        why: "No verdict: the server is confused, and may have the message",
+        source: "https://www.rfc-editor.org/rfc/rfc5321#section-4.3.2",
+    },
+    Row {
         seen: ANY,
         outcome: Outcome::Transient,
         why: "A positive reply out of place: the server is confused, and took no message",
@@ -407,6 +413,7 @@ mod tests {
             (Recipient, "550 5.7.1 relaying denied", "refused_destination"),
             (Recipient, "550 5.4.5 daily user sending limit exceeded", "throttled"),
             (Content, "250 unexpected but no acceptance", "transient"),
+            (Content, "354 unexpected after the message", "ambiguous"),
             (Content, "451 4.3.0 try again", "transient"),
             (Content, "454 Throttling failure: Daily message quota exceeded.", "throttled"),
             (Content, "550 5.4.5 Daily user sending limit exceeded", "throttled"),
@@ -448,6 +455,7 @@ mod tests {
                 let outcome = outcome(phase, &reply);
                 match code {
                     500..600 => assert!(!matches!(outcome, Outcome::Delivered | Outcome::Ambiguous)),
+                    300..400 if phase == Content => assert_eq!(outcome, Outcome::Ambiguous, "{code}"),
                     _ => assert_eq!(outcome, Outcome::Transient, "{phase:?} {code}"),
                 }
             }
@@ -459,7 +467,7 @@ mod tests {
     fn no_line_is_hidden_by_one_above_it() {
         use Phase::{Content, Hello, Login, Recipient, Sender};
         for line in REPLIES {
-            let codes = if line.seen.codes.is_empty() { vec![250, 450, 550] } else { line.seen.codes.to_vec() };
+            let codes = if line.seen.codes.is_empty() { vec![250, 350, 450, 550] } else { line.seen.codes.to_vec() };
             let enhanced = line.seen.enhanced.first().copied().unwrap_or((9, 9, 9));
             let phrase = line.seen.phrases.first().copied().unwrap_or_default();
             let reached = [Hello, Login, Sender, Recipient, Content].into_iter().any(|phase| {
@@ -479,7 +487,7 @@ mod tests {
             let reply = Reply { code, lines };
             for phase in [Phase::Hello, Phase::Login, Phase::Sender, Phase::Recipient, Phase::Content] {
                 let outcome = outcome(phase, &reply);
-                proptest::prop_assert!(!matches!(outcome, Outcome::Delivered | Outcome::Ambiguous));
+                proptest::prop_assert!(outcome != Outcome::Delivered);
             }
             let _ = concerns_recipient_only(&reply);
             proptest::prop_assert!(reply.codes().len() <= 15);
