@@ -67,6 +67,8 @@ fn with_context(event: &Event, render: impl FnOnce(&Context) -> Content) -> Cont
             test: false,
             received,
             now: received,
+            delay: None,
+            detour: None,
         },
     ))
 }

@@ -17,9 +17,11 @@
 //! ones are taken from `default` (an empty HTML part means none). Files whose names begin with `_` are partials.
 
 mod context;
+mod digest;
 mod email;
 mod helpers;
 mod html;
+mod notice;
 mod slack;
 mod taint;
 mod teams;
@@ -42,7 +44,10 @@ use std::path::{Path, PathBuf};
 use handlebars::{Handlebars, Template};
 use serde_json::{Value, json};
 
-pub use self::context::{Circumstances, Context, is_runbook_url};
+use self::context::Shape;
+pub use self::context::{Circumstances, Context, Detour, is_runbook_url};
+pub use self::digest::{Digest, DigestKind};
+pub use self::notice::Notice;
 use self::template::{Facts, Finding};
 use crate::model::{Channel, Content};
 
@@ -167,19 +172,26 @@ impl Renderer {
         self.names(channel).any(|known| known == name)
     }
 
-    /// The templates of a channel, in alphabetical order.
+    /// The templates of a channel, in alphabetical order: the names that a rule or destination may use. The files of one
+    /// name are one template, whichever of them there are.
     pub fn names(&self, channel: Channel) -> impl Iterator<Item = &str> {
         let formats = Format::ALL.into_iter().filter(move |format| format.channel() == channel);
-        let names = formats.filter_map(|format| self.formats.get(&format)).flat_map(|templates| templates.read.keys());
-        names.map(String::as_str).filter(|name| !is_partial(name)).collect::<BTreeSet<_>>().into_iter()
+        let files = formats.filter_map(|format| self.formats.get(&format)).flat_map(|templates| templates.read.keys());
+        files.filter_map(|file| template_of(file)).collect::<BTreeSet<_>>().into_iter()
     }
 
-    /// Renders one message. On an error the caller sends [`plain`] instead.
+    /// Renders one message: of several events by `NAME.digest`, else the built-in `digest`; news of the relay by `notice`.
+    /// On an error the caller sends [`plain`] instead.
     pub fn render(&self, channel: Channel, name: &str, context: &Context) -> Result<Content, RenderError> {
         if !self.has(channel, name) {
             let template = format!("{channel}/{name}");
             return Err(RenderError { template, place: Place::Whole, message: "there is no such template".to_owned() });
         }
+        self.render_file(channel, name, context)
+    }
+
+    /// Renders by a template of this name, whether or not a rule may use it.
+    fn render_file(&self, channel: Channel, name: &str, context: &Context) -> Result<Content, RenderError> {
         let allowed = context.allowed();
         match channel {
             Channel::Slack => self.json(Format::Slack, name, context, |document| {
@@ -228,8 +240,15 @@ impl Renderer {
     fn rendered(&self, format: Format, name: &str, context: &Context) -> Result<String, RenderError> {
         let missing = || Fault::Limit("there is no such template".to_owned()).of(format, name);
         let templates = self.formats.get(&format).ok_or_else(missing)?;
-        let name = if templates.read.contains_key(name) { name } else { DEFAULT };
-        templates.render(format, name, context)
+        let shape = context.shape();
+        let own = format!("{name}.{}", shape.name());
+        let file = match shape {
+            Shape::Event if templates.read.contains_key(name) => name,
+            Shape::Event => DEFAULT,
+            Shape::Digest if templates.read.contains_key(&own) => &own,
+            Shape::Digest | Shape::Notice => shape.name(),
+        };
+        templates.render(format, file, context)
     }
 }
 
@@ -299,6 +318,22 @@ fn is_partial(name: &str) -> bool {
     name.starts_with('_')
 }
 
+/// What a file of this name shows.
+fn shape_of(name: &str) -> Shape {
+    match name.rsplit('.').next() {
+        Some("digest") => Shape::Digest,
+        Some("notice") => Shape::Notice,
+        _ => Shape::Event,
+    }
+}
+
+/// The template that a file belongs to; `None` for those that serve all: partials, `digest` and `notice`.
+fn template_of(file: &str) -> Option<&str> {
+    let name = file.split_once('.').map_or(file, |(name, _)| name);
+    let serves_all = is_partial(file) || (name == file && shape_of(file) != Shape::Event);
+    (!serves_all).then_some(name)
+}
+
 /// One template file.
 #[derive(Clone, Debug)]
 struct Source {
@@ -356,12 +391,13 @@ impl Templates {
             errors.extend(findings.into_iter().filter_map(located));
             return Err(errors);
         }
-        let context = trial::context_of(format);
+        let contexts = [Shape::Event, Shape::Digest, Shape::Notice].map(|shape| trial::context_of(format, shape));
         let (mut read, mut findings) = (BTreeMap::new(), BTreeSet::new());
         // A partial is read where it is included: only there is known what its names stand for.
         for name in parsed.keys().filter(|name| !is_partial(name)) {
+            let context = &contexts[shape_of(name) as usize];
             let (facts, found) =
-                template::read(name, &parsed, &context, format == Format::Html, format == Format::Webhook);
+                template::read(name, &parsed, context, format == Format::Html, format == Format::Webhook);
             read.insert(name.clone(), facts);
             findings.extend(found);
         }
@@ -454,16 +490,39 @@ impl Write for Bounded {
 }
 
 fn builtin_sources() -> Vec<Source> {
-    let files = [
-        (Format::Slack, include_str!("../templates/slack/default.hbs")),
-        (Format::Teams, include_str!("../templates/teams/default.hbs")),
-        (Format::Webhook, include_str!("../templates/webhook/default.hbs")),
-        (Format::Subject, include_str!("../templates/email/default.subject.hbs")),
-        (Format::Text, include_str!("../templates/email/default.text.hbs")),
-        (Format::Html, include_str!("../templates/email/default.html.hbs")),
+    macro_rules! files {
+        ($($format:ident $name:literal $file:literal),* $(,)?) => {
+            [$((Format::$format, $name, include_str!(concat!("../templates/", $file)))),*]
+        };
+    }
+    let files = files![
+        Slack "default" "slack/default.hbs",
+        Slack "digest" "slack/digest.hbs",
+        Slack "notice" "slack/notice.hbs",
+        Teams "default" "teams/default.hbs",
+        Teams "digest" "teams/digest.hbs",
+        Teams "notice" "teams/notice.hbs",
+        Webhook "default" "webhook/default.hbs",
+        Webhook "digest" "webhook/digest.hbs",
+        Webhook "notice" "webhook/notice.hbs",
+        Subject "default" "email/default.subject.hbs",
+        Subject "digest" "email/digest.subject.hbs",
+        Subject "notice" "email/notice.subject.hbs",
+        Text "default" "email/default.text.hbs",
+        Text "digest" "email/digest.text.hbs",
+        Text "notice" "email/notice.text.hbs",
+        Html "_frame_top" "email/_frame_top.html.hbs",
+        Html "_frame_end" "email/_frame_end.html.hbs",
+        Html "default" "email/default.html.hbs",
+        Html "digest" "email/digest.html.hbs",
+        Html "notice" "email/notice.html.hbs",
     ];
-    let source =
-        |(format, text): (Format, &str)| Source { format, name: DEFAULT.to_owned(), path: None, text: text.to_owned() };
+    let source = |(format, name, text): (Format, &str, &str)| Source {
+        format,
+        name: name.to_owned(),
+        path: None,
+        text: text.to_owned(),
+    };
     files.into_iter().map(source).collect()
 }
 
@@ -510,6 +569,8 @@ fn read_file(channel: Channel, path: PathBuf) -> Result<Source, TemplateError> {
         Some(part) => stem.strip_suffix(part).and_then(|stem| stem.strip_suffix('.')).map(|name| (format, name)),
     });
     let good = |name: &str| {
+        let of_several = name.strip_suffix(".digest").filter(|name| shape_of(name) == Shape::Event);
+        let name = of_several.unwrap_or(name);
         let letters = name.strip_prefix('_').unwrap_or(name).bytes();
         (1..=64).contains(&name.len())
             && letters.clone().next().is_some_and(|first| first.is_ascii_alphanumeric())

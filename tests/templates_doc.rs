@@ -56,6 +56,8 @@ fn render(renderer: &Renderer, channel: Channel, name: &str, event: &Event, late
             test: false,
             received,
             now: received.plus(std::time::Duration::from_mins(if late { 42 } else { 0 })),
+            delay: None,
+            detour: None,
         },
     );
     renderer.render(channel, name, &context).unwrap_or_else(|error| panic!("{}: {error}", event.key.as_str()))

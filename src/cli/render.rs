@@ -113,6 +113,8 @@ pub(super) fn message(
         test,
         received: now,
         now,
+        delay: None,
+        detour: None,
     };
     let context = Context::new(event, &circumstances);
     let content = config

@@ -109,6 +109,8 @@ impl Attempt {
             test: false,
             received: self.claimed.received_at,
             now,
+            delay: None,
+            detour: None,
         };
         let context = Context::new(&event, &circumstances);
         let channel = self.settings.sender.channel();

@@ -3,31 +3,38 @@
 //! | member | what it is |
 //! |---|---|
 //! | `version` | `1` |
+//! | `shape` | `event`, `digest` or `notice`: what the message is about |
 //! | `headline` | the line that decides: `HIGH · SSL certificate expiring · www.example.org · 7 days`; a test begins with `TEST` |
 //! | `title` | what happened, in words: `SSL certificate expiring` |
 //! | `facts` | two to five of `{label, value}`, in a fixed order for each key |
-//! | `late` | `sent 42 minutes late`, or null |
+//! | `late` | `sent 42 minutes late: sec-slack took no messages`, or null |
+//! | `delay` | why it is late, alone; null when it is not late or nobody knows |
+//! | `detour` | `{text, from, why}`: `meant for sec-slack, which takes no messages: channel_is_archived`; all null when it goes where it was owed |
 //! | `footer` | `certificates · 7F3K`, and a word more when an earlier message may have arrived |
 //! | `severity` | `{name, word, rank, emoji, color, style}`: `high`, `HIGH`, `3`, `🟠`, `#D9730D`, `warning` (a Teams container style) |
 //! | `link` | `{url, label}` of the event at the vendor; both null when the event's address is not the vendor's |
 //! | `runbook` | the rule's runbook address, or null |
 //! | `rule`, `destination`, `code` | names for people |
 //! | `delivery.id` | the same on every attempt |
-//! | `event` | `{id, key, subject, url, time, when, target, fields}`; `time` is RFC 3339, `when` is for people; each may be null but `id` and `key` |
+//! | `event` | in the shape `event`: `{id, key, subject, url, time, when, target, fields}`; `time` is RFC 3339, `when` is for people; each may be null but `id` and `key` |
 //! | `event.fields.NAME` | any event-specific field, as short text; null when the event has none of that name |
+//! | `digest` | in the shape `digest`: see [`digest`](super::digest) |
+//! | `notice` | in the shape `notice`: see [`notice`](super::notice) |
 //! | `received` | when the relay got the event, RFC 3339 |
 //! | `test`, `may_repeat` | true or false |
 //!
-//! Every member is always there, so that in strict mode only a real mistake fails; what is unknown is null.
+//! Every member of a shape is always there, so that in strict mode only a real mistake fails; what is unknown is null.
 //!
 //! For chat and mail all text is made safe to show ([`text`](super::text)): one line, bounded, addresses defanged. For
 //! `webhook` the receivers are machines: there `event` holds the record's values as they came, and `event.body` the whole
-//! record.
+//! record; likewise for the events of a digest.
 
 use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
 
+use super::digest::{self, Digest};
+use super::notice::{self, Notice};
 use super::taint::Allowed;
 use super::template::Facts as Read;
 use super::text::{brief, clean, is_plain_target, is_plain_url, is_vendor_url, shorten, tame};
@@ -52,6 +59,38 @@ pub struct Circumstances<'a> {
     /// When the relay got the event.
     pub received: Timestamp,
     pub now: Timestamp,
+    /// Why it is late, in words: `sec-slack took no messages from 09:10 to 09:41: connection refused`.
+    /// Shown only when it is late, by more than ten minutes.
+    pub delay: Option<&'a str>,
+    /// Set when it goes by another destination's way than the one it is owed to.
+    pub detour: Option<Detour<'a>>,
+}
+
+/// A message that goes to another destination than the one it is owed to.
+#[derive(Clone, Copy, Debug)]
+pub struct Detour<'a> {
+    /// The destination it is owed to.
+    pub from: &'a DestinationName,
+    /// Why that one takes no messages, as its channel said it: `channel_is_archived`.
+    pub why: &'a str,
+}
+
+/// What a message is about; each shape has its own built-in template and its own members of the context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    Event,
+    Digest,
+    Notice,
+}
+
+impl Shape {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Digest => "digest",
+            Self::Notice => "notice",
+        }
+    }
 }
 
 /// What one message is made of.
@@ -60,20 +99,39 @@ pub struct Context {
     /// For chat and mail: see the module's table. Without `event.fields`, which few templates read.
     /// Kept as the template engine takes it, so that most renderings copy nothing.
     data: handlebars::Context,
-    event: Event,
+    subject: Subject,
     /// The only addresses that may become links.
     links: Vec<String>,
     /// The event's own host name, if it is plain enough to be shown as it is.
     target: Option<String>,
 }
 
+/// What a context was made of, for the values as they came.
+#[derive(Clone, Debug)]
+enum Subject {
+    Event(Event),
+    Digest(Digest),
+    Notice,
+}
+
+/// What every shape says, each in its own way.
+pub(super) struct Said {
+    pub(super) shape: Shape,
+    pub(super) headline: String,
+    pub(super) title: String,
+    /// Of `{label, value}`.
+    pub(super) facts: Vec<Value>,
+}
+
 /// Bounds of what is shown, in characters. Headlines fit Slack's 150 for a header block even when every part is at its
 /// longest; see [`slack`](super::slack) for the limit.
-const TITLE_MAX: usize = 60;
-const TARGET_SHOWN_MAX: usize = 50;
-const NAME_MAX: usize = 60;
+pub(super) const TITLE_MAX: usize = 60;
+pub(super) const TARGET_SHOWN_MAX: usize = 50;
+pub(super) const NAME_MAX: usize = 60;
 const LABEL_MAX: usize = 40;
-const FACT_MAX: usize = 300;
+pub(super) const FACT_MAX: usize = 300;
+/// Why something is late or goes another way: words of a channel, so of strangers.
+const REASON_MAX: usize = 200;
 const FIELD_MAX: usize = 1_000;
 const FIELDS_MAX: usize = 100;
 
@@ -86,34 +144,47 @@ pub fn is_runbook_url(url: &str) -> bool {
 }
 
 impl Context {
+    /// One event.
     pub fn new(event: &Event, about: &Circumstances<'_>) -> Self {
         let title = title(event);
         let target = Target::of(event);
+        let said = Said {
+            shape: Shape::Event,
+            headline: headline(event, about, &title, &target),
+            facts: facts(event, &target),
+            title,
+        };
+        let mut data = common(said, about);
         let link = event.url.as_deref().filter(|url| is_vendor_url(url));
-        let late = late(about);
-        let mut data = handlebars::Context::null();
-        *data.data_mut() = json!({
-            "version": 1,
-            "headline": headline(event, about, &title, &target),
-            "title": title,
-            "facts": facts(event, &target),
-            "late": late,
-            "footer": footer(about),
-            "severity": severity(about.severity),
-            "link": {"url": link, "label": link.map(|_| "Open in Halo Security")},
-            "runbook": about.runbook.filter(|url| is_plain_url(url)),
-            "rule": clean(about.rule.as_str(), NAME_MAX),
-            "destination": clean(about.destination.as_str(), NAME_MAX),
-            "code": about.code.to_string(),
-            "delivery": {"id": about.delivery_id.as_str()},
-            "event": event_shown(event, &target),
-            "received": about.received.to_string(),
-            "test": about.test,
-            "may_repeat": about.may_repeat,
-        });
-        let links =
-            ["/link/url", "/runbook"].into_iter().filter_map(|at| Some(data.data().pointer(at)?.as_str()?.to_owned()));
-        Self { links: links.collect(), target: target.plain, data, event: event.clone() }
+        data["link"] = json!({"url": link, "label": link.map(|_| "Open in Halo Security")});
+        data["event"] = event_shown(event, &target);
+        Self::build(data, Subject::Event(event.clone()), target.plain)
+    }
+
+    /// Several events in one message.
+    pub fn digest(digest: &Digest, about: &Circumstances<'_>) -> Self {
+        let told = digest::told(digest, about);
+        let mut data = common(told.said, about);
+        data["digest"] = told.data;
+        Self::build(data, Subject::Digest(digest.clone()), None)
+    }
+
+    /// News of the relay itself.
+    pub fn notice(notice: &Notice<'_>, about: &Circumstances<'_>) -> Self {
+        let (said, shown) = notice::told(notice, about);
+        let mut data = common(said, about);
+        data["notice"] = shown;
+        Self::build(data, Subject::Notice, None)
+    }
+
+    fn build(data: Value, subject: Subject, target: Option<String>) -> Self {
+        let own = ["/link/url", "/runbook"].into_iter().filter_map(|at| data.pointer(at));
+        let listed = data.pointer("/digest/events").and_then(Value::as_array);
+        let listed = listed.into_iter().flatten().filter_map(|event| event.pointer("/link/url"));
+        let links = own.chain(listed).filter_map(|url| Some(url.as_str()?.to_owned())).collect();
+        let mut context = handlebars::Context::null();
+        *context.data_mut() = data;
+        Self { data: context, subject, links, target }
     }
 
     /// As chat and mail templates see it, but for `event.fields`.
@@ -129,28 +200,45 @@ impl Context {
         }
         let mut context = self.data.clone();
         let data = context.data_mut();
-        if for_machines {
-            data["event"] = event_raw(&self.event);
-            if let Some(fields) = data["event"]["fields"].as_object_mut() {
-                for name in &read.fields {
-                    fields.entry(name).or_insert_with(|| self.event.field(name).cloned().unwrap_or_default());
-                }
-            }
-            return Cow::Owned(context);
+        match &self.subject {
+            Subject::Event(event) if for_machines => data["event"] = event_raw_as_read(event, read),
+            Subject::Event(event) => data["event"]["fields"] = self.fields_as_read(event, read),
+            Subject::Digest(digest) if for_machines => digest::add_raw(&mut data["digest"], digest),
+            Subject::Digest(_) | Subject::Notice => {}
         }
+        Cow::Owned(context)
+    }
+
+    fn fields_as_read(&self, event: &Event, read: &Read) -> Value {
         let mut fields = Map::new();
         let shown = |value: &Value| Value::String(tame(&brief(value), self.target.as_deref(), FIELD_MAX));
         if read.all_fields {
-            for (name, value) in self.event.fields().take(FIELDS_MAX) {
+            for (name, value) in event.fields().take(FIELDS_MAX) {
                 // The first of a name, as elsewhere: a later one that looks the same must not stand in for it.
                 fields.entry(tame(name, None, NAME_MAX)).or_insert_with(|| shown(value));
             }
         }
         for name in &read.fields {
-            fields.insert(name.clone(), self.event.field(name).map_or(Value::Null, shown));
+            fields.insert(name.clone(), event.field(name).map_or(Value::Null, shown));
         }
-        data["event"]["fields"] = Value::Object(fields);
-        Cow::Owned(context)
+        Value::Object(fields)
+    }
+
+    /// What the message is about, as the `type` of a webhook's body and the choice of a template need it.
+    pub(super) fn shape(&self) -> Shape {
+        match self.subject {
+            Subject::Event(_) => Shape::Event,
+            Subject::Digest(_) => Shape::Digest,
+            Subject::Notice => Shape::Notice,
+        }
+    }
+
+    /// The lines of the small plain message, without its link and without the footer that ends it.
+    pub(super) fn plain_lines(&self) -> impl Iterator<Item = &str> {
+        let data = self.data.data();
+        ["/headline", "/detour/text", "/late", "/digest/why", "/digest/rest", "/notice/remedy"]
+            .into_iter()
+            .filter_map(|at| data.pointer(at)?.as_str())
     }
 
     pub(super) fn allowed(&self) -> Allowed<'_> {
@@ -161,8 +249,12 @@ impl Context {
         self.data.data()["link"]["url"].as_str()
     }
 
-    pub(super) fn event(&self) -> &Event {
-        &self.event
+    /// The event, in that shape.
+    pub(super) fn event(&self) -> Option<&Event> {
+        match &self.subject {
+            Subject::Event(event) => Some(event),
+            Subject::Digest(_) | Subject::Notice => None,
+        }
     }
 
     pub(super) fn delivery_id(&self) -> &str {
@@ -173,22 +265,78 @@ impl Context {
     pub(super) fn text(&self, member: &str) -> Option<&str> {
         self.data.data()[member].as_str()
     }
+
+    /// A member, null if there is none.
+    pub(super) fn value(&self, member: &str) -> &Value {
+        &self.data.data()[member]
+    }
+}
+
+/// The members that all shapes have.
+fn common(said: Said, about: &Circumstances<'_>) -> Value {
+    let (late, delay) = late(about);
+    json!({
+        "version": 1,
+        "shape": said.shape.name(),
+        "headline": said.headline,
+        "title": said.title,
+        "facts": said.facts,
+        "late": late,
+        "delay": delay,
+        "detour": detour(about),
+        "footer": footer(about),
+        "severity": severity(about.severity),
+        "link": {"url": null, "label": null},
+        "runbook": about.runbook.filter(|url| is_plain_url(url)),
+        "rule": clean(about.rule.as_str(), NAME_MAX),
+        "destination": clean(about.destination.as_str(), NAME_MAX),
+        "code": about.code.to_string(),
+        "delivery": {"id": about.delivery_id.as_str()},
+        "received": about.received.to_string(),
+        "test": about.test,
+        "may_repeat": about.may_repeat,
+    })
+}
+
+/// Why something happened, in the words of a stranger: they can look like no other part of the message.
+pub(super) fn reason(text: &str, max: usize) -> String {
+    one(&tame(text, None, max))
+}
+
+/// Between the parts of a headline or a footer stands ` · `: no part may seem to be two.
+pub(super) fn one(text: &str) -> String {
+    text.replace(" · ", " – ")
+}
+
+fn detour(about: &Circumstances<'_>) -> Value {
+    let Some(detour) = about.detour else { return json!({"text": null, "from": null, "why": null}) };
+    let (from, why) = (clean(detour.from.as_str(), NAME_MAX), reason(detour.why, REASON_MAX));
+    let because = if why.is_empty() { String::new() } else { format!(": {why}") };
+    json!({"text": format!("meant for {from}, which takes no messages{because}"), "from": from, "why": why})
 }
 
 /// The host or network an event is about, as it may be shown.
-struct Target {
+pub(super) struct Target {
     shown: Option<String>,
     /// Set when the name is plain, so that it may stand undefanged in other texts too.
     plain: Option<String>,
 }
 
 impl Target {
-    fn of(event: &Event) -> Self {
-        match event.target() {
-            None => Self { shown: None, plain: None },
-            Some(host) if is_plain_target(host) => Self { shown: Some(host.to_owned()), plain: Some(host.to_owned()) },
-            Some(text) => Self { shown: Some(tame(text, None, 253)).filter(|text| !text.is_empty()), plain: None },
+    pub(super) fn of(event: &Event) -> Self {
+        event.target().map_or(Self { shown: None, plain: None }, Self::named)
+    }
+
+    pub(super) fn named(target: &str) -> Self {
+        if is_plain_target(target) {
+            return Self { shown: Some(target.to_owned()), plain: Some(target.to_owned()) };
         }
+        Self { shown: Some(tame(target, None, 253)).filter(|text| !text.is_empty()), plain: None }
+    }
+
+    /// As a part of a line.
+    pub(super) fn in_short(&self) -> Option<String> {
+        self.shown.as_deref().map(|shown| one(&shorten(shown, TARGET_SHOWN_MAX)))
     }
 
     fn is(&self, text: &str) -> bool {
@@ -196,7 +344,7 @@ impl Target {
     }
 }
 
-fn title(event: &Event) -> String {
+pub(super) fn title(event: &Event) -> String {
     if let Some(known) = catalogue::find(event.key.as_str()) {
         return known.title.to_owned();
     }
@@ -205,31 +353,29 @@ fn title(event: &Event) -> String {
 }
 
 /// `form_action` → `Form action`.
-fn in_words(name: &str) -> String {
+pub(super) fn in_words(name: &str) -> String {
     let words = clean(&name.replace(['_', '-'], " "), LABEL_MAX);
     let mut letters = words.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
 fn headline(event: &Event, about: &Circumstances<'_>, title: &str, target: &Target) -> String {
-    // Between its parts stands ` · `: none of them may seem to be two.
-    let one = |text: &str| text.replace(" · ", " – ");
     let parts = [
         about.test.then(|| "TEST".to_owned()),
         Some(word(about.severity)),
         Some(one(title)),
-        target.shown.as_deref().map(|shown| one(&shorten(shown, TARGET_SHOWN_MAX))),
+        target.in_short(),
         deadline(event),
     ];
     parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" · ")
 }
 
-fn word(severity: Severity) -> String {
+pub(super) fn word(severity: Severity) -> String {
     severity.name().to_uppercase()
 }
 
 /// `7 days`, `today`, `2 days ago`.
-fn deadline(event: &Event) -> Option<String> {
+pub(super) fn deadline(event: &Event) -> Option<String> {
     let field = catalogue::find(event.key.as_str()).map_or(Some("expires_in_days"), |known| known.deadline)?;
     let days = match event.field(field)? {
         Value::Number(number) => number.as_i64()?,
@@ -267,17 +413,20 @@ fn footer(about: &Circumstances<'_>) -> String {
     format!("{} · {}{repeat}", clean(about.rule.as_str(), NAME_MAX), about.code)
 }
 
-fn late(about: &Circumstances<'_>) -> Option<String> {
+/// How late it is, with the reason, and the reason alone.
+fn late(about: &Circumstances<'_>) -> (Option<String>, Option<String>) {
     let minutes = about.now.since(about.received).as_secs() / 60;
     if minutes <= LATE_AFTER_MINUTES {
-        return None;
+        return (None, None);
     }
     let (count, unit) = match minutes {
         0..120 => (minutes, "minutes"),
         120..2_880 => (minutes / 60, "hours"),
         _ => (minutes / 1_440, "days"),
     };
-    Some(format!("sent {count} {unit} late"))
+    let delay = about.delay.map(|delay| reason(delay, REASON_MAX)).filter(|delay| !delay.is_empty());
+    let because = delay.as_ref().map(|delay| format!(": {delay}")).unwrap_or_default();
+    (Some(format!("sent {count} {unit} late{because}")), delay)
 }
 
 /// Two to five facts: those the catalogue names, else the event's own fields in their order; then an address that is no
@@ -344,7 +493,7 @@ impl Facts<'_> {
 }
 
 /// `2026-11-23 09:41 UTC`.
-fn when(event: &Event) -> Option<String> {
+pub(super) fn when(event: &Event) -> Option<String> {
     let time = event.time?.to_string();
     Some(format!("{} UTC", time.get(..16)?.replace('T', " ")))
 }
@@ -363,6 +512,17 @@ fn event_shown(event: &Event, target: &Target) -> Value {
         "target": target.shown,
         "fields": {},
     })
+}
+
+/// The record's values as they came, with null for each field that the template reads and the record has not.
+fn event_raw_as_read(event: &Event, read: &Read) -> Value {
+    let mut raw = event_raw(event);
+    if let Some(fields) = raw["fields"].as_object_mut() {
+        for name in &read.fields {
+            fields.entry(name).or_insert_with(|| event.field(name).cloned().unwrap_or_default());
+        }
+    }
+    raw
 }
 
 fn event_raw(event: &Event) -> Value {
@@ -408,6 +568,8 @@ mod tests {
             test: false,
             received,
             now: received,
+            delay: None,
+            detour: None,
         };
         change(&mut about);
         Context::new(event, &about)
@@ -537,6 +699,8 @@ mod tests {
                 test: false,
                 received: Timestamp::default(),
                 now: Timestamp::default(),
+                delay: None,
+                detour: None,
             },
         );
         let read = Read { fields: ["b".to_owned()].into(), ..Read::default() };

@@ -82,8 +82,8 @@ fn one_line(value: &str) -> String {
 /// The small plain mail: no template, no HTML.
 pub(super) fn plain(context: &Context) -> Content {
     let headline = context.text("headline").unwrap_or_default();
-    let lines = [Some(headline), context.text("late"), context.link(), context.text("footer")];
-    let text = lines.into_iter().flatten().collect::<Vec<_>>().join("\n\n");
+    let lines = context.plain_lines().chain(context.link()).chain(context.text("footer"));
+    let text = lines.collect::<Vec<_>>().join("\n\n");
     Content::Mail { subject: subject(headline), text: body(&text), html: None }
 }
 

@@ -349,13 +349,9 @@ fn cut(text: &str, max: usize) -> String {
 /// The small plain message: no template, no blocks.
 pub(super) fn plain(context: &Context) -> Value {
     let value = |text: &str| mrkdwn(&[Piece::Value(text.to_owned())], &[]).unwrap_or_default();
-    let lines = [
-        context.text("headline").map(value),
-        context.text("late").map(value),
-        context.link().map(|url| format!("<{}|Open in Halo Security>", url.replace('&', "&amp;"))),
-        context.text("footer").map(value),
-    ];
-    json!({ "text": lines.into_iter().flatten().collect::<Vec<_>>().join("\n") })
+    let link = context.link().map(|url| format!("<{}|Open in Halo Security>", url.replace('&', "&amp;")));
+    let lines = context.plain_lines().map(value).chain(link).chain(context.text("footer").map(value));
+    json!({ "text": lines.collect::<Vec<_>>().join("\n") })
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ pub(super) fn context(event: &Event, change: impl FnOnce(&mut Circumstances<'_>)
         test: false,
         received,
         now: received,
+        delay: None,
+        detour: None,
     };
     change(&mut about);
     Context::new(event, &about)

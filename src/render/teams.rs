@@ -238,7 +238,7 @@ pub(super) fn plain(context: &Context) -> Value {
         let text = run(&[Piece::Value(text.to_owned())]);
         json!({"type": "RichTextBlock", "inlines": [{"type": "TextRun", "text": text}]})
     };
-    let lines = ["headline", "late", "footer"].into_iter().filter_map(|member| context.text(member));
+    let lines = context.plain_lines().chain(context.text("footer"));
     let mut card = json!({
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "type": "AdaptiveCard",

@@ -1,10 +1,14 @@
-//! Trying every template before it is needed: on an event that has everything, on one that has nothing but an id and a key,
-//! and on a hostile one, which must render to the same structure as the first.
+//! Trying every template before it is needed, in its own shape: on an event that has everything, on one that has nothing but
+//! an id and a key, and on a hostile one, which must render to the same structure as the first; on digests of such events,
+//! and on notices likewise.
 
 use serde_json::{Value, json};
 
 use super::template::Facts;
-use super::{Circumstances, Context, Format, Place, RenderError, Renderer, Source, TemplateError, outline};
+use super::{
+    Circumstances, Context, Detour, Digest, DigestKind, Format, Notice, Place, RenderError, Renderer, Shape, Source,
+    TemplateError, outline, shape_of,
+};
 use crate::model::delivery::Code;
 use crate::model::{Content, DeliveryId, DestinationName, Event, RuleName, Severity, Timestamp};
 
@@ -13,9 +17,9 @@ pub(super) const HOSTILE: &str = "<!channel> <@U1> <http://evil.example|x> *b* _
     <at>all</at> {{DATE(2026-01-01T00:00:00Z)}} {{event.id}} <script>alert(1)</script> \" onclick=\"x ' = \\ \", \"a\": \
     {\"b\": 1} \r\nBcc: x@evil.example\r\n\r\n https://evil.example/ \u{202E}\u{200B}\u{FEFF}\0\u{FDD0}\u{FDD1}\u{FDD3}";
 
-/// What templates of a format see, for the lint.
-pub(super) fn context_of(format: Format) -> Value {
-    let Some(context) = context(&Facts::default(), Kind::Full) else { return json!({}) };
+/// What templates of a format and a shape see, for the lint.
+pub(super) fn context_of(format: Format, shape: Shape) -> Value {
+    let Some(context) = context(&Facts::default(), shape, Kind::Full) else { return json!({}) };
     context.as_read(&Facts::default(), format == Format::Webhook).data().clone()
 }
 
@@ -26,20 +30,25 @@ enum Kind {
     Hostile,
 }
 
-/// `None` cannot happen: an id and a key make an event.
-fn context(facts: &Facts, kind: Kind) -> Option<Context> {
-    // As long and as different from each other in either kind, so that neither has more or other facts.
+/// A text of this kind that begins with these words: as long, and as different from others, in either of the two kinds
+/// that have any, so that neither has more or other facts.
+fn text(kind: Kind, words: &str) -> String {
     let filler = if kind == Kind::Hostile { HOSTILE.to_owned() } else { "x".repeat(HOSTILE.len()) };
-    let text = |name: &str| format!("{name} {filler}");
-    let mut record = json!({"event_id": "id1", "key": "website-cert-expiring"});
+    format!("{words} {filler}")
+}
+
+/// `None` cannot happen: an id and a key make an event.
+fn event(facts: &Facts, kind: Kind, number: usize) -> Option<Event> {
+    let text = |name: &str| text(kind, name);
+    let mut record = json!({"event_id": format!("id{number}"), "key": "website-cert-expiring"});
     if kind != Kind::Bare {
         record = json!({
-            "event_id": "20261123094100aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-            "key": "website-cert-expiring",
+            "event_id": format!("20261123094100aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa{number}"),
+            "key": if number == 0 { "website-cert-expiring" } else { "brand-new" },
             "subject": text("subject"),
-            "url": "https://app.halosecurity.com/link?q=user-event&id=id1",
+            "url": format!("https://app.halosecurity.com/link?q=user-event&id=id{number}"),
             "date_created": "2026-11-23 09:41",
-            "target": {"target": text("target"), "target_id": 123_456, "target_name": text("name")},
+            "target": {"target": text(&format!("target {number}")), "target_id": 123_456, "target_name": text("name")},
             "host": text("host"),
             "cert_subject_cn": text("certificate"),
             "cert_issuer_cn": text("issuer"),
@@ -51,24 +60,42 @@ fn context(facts: &Facts, kind: Kind) -> Option<Context> {
             }
         }
     }
-    let event = Event::from_value(record).ok()?;
+    Event::from_value(record).ok()
+}
+
+fn context(facts: &Facts, shape: Shape, kind: Kind) -> Option<Context> {
     let received = Timestamp::from_millis(1_795_426_920_000);
     let full = kind != Kind::Bare;
-    Some(Context::new(
-        &event,
-        &Circumstances {
-            delivery_id: &DeliveryId::new("trial", 1),
-            code: Code::of_row(1),
-            severity: Severity::High,
-            rule: &RuleName::from("rule"),
-            runbook: full.then_some("https://wiki.example.org/runbook"),
-            destination: &DestinationName::from("destination"),
-            may_repeat: full,
-            test: full,
-            received,
-            now: if full { received.plus(std::time::Duration::from_hours(1)) } else { received },
-        },
-    ))
+    let (why, other) = (text(kind, "why"), DestinationName::from("other"));
+    let about = Circumstances {
+        delivery_id: &DeliveryId::new("trial", 1),
+        code: Code::of_row(1),
+        severity: Severity::High,
+        rule: &RuleName::from("rule"),
+        runbook: full.then_some("https://wiki.example.org/runbook"),
+        destination: &DestinationName::from("destination"),
+        may_repeat: full,
+        test: full,
+        received,
+        now: if full { received.plus(std::time::Duration::from_hours(1)) } else { received },
+        delay: full.then_some(&why),
+        detour: full.then_some(Detour { from: &other, why: &why }),
+    };
+    match shape {
+        Shape::Event => event(facts, kind, 0).map(|event| Context::new(&event, &about)),
+        Shape::Digest => {
+            let count = if full { 12 } else { 2 };
+            let events = (0..count).map(|number| Some((event(facts, kind, number)?, received)));
+            let events = events.collect::<Option<Vec<_>>>()?;
+            let digest = Digest::of(if full { DigestKind::Overflow } else { DigestKind::Batch }, &events)?;
+            Some(Context::digest(&digest, &about))
+        }
+        Shape::Notice => {
+            let reason = if full { why.as_str() } else { "" };
+            let notice = Notice { destination: &other, reason, waiting: u64::from(full) };
+            Some(Context::notice(&notice, &about))
+        }
+    }
 }
 
 /// Renders every template on every kind of event; what went wrong is told at the place in the file it most likely is.
@@ -92,15 +119,16 @@ pub(super) fn run(renderer: &Renderer, sources: &[Source]) -> Vec<TemplateError>
 
 fn try_one(renderer: &Renderer, format: Format, name: &str, facts: &Facts) -> Option<RenderError> {
     let mut shapes = Vec::new();
+    let template = name.split_once('.').map_or(name, |(template, _)| template);
     for kind in [Kind::Full, Kind::Bare, Kind::Hostile] {
-        let context = context(facts, kind)?;
+        let context = context(facts, shape_of(name), kind)?;
         let shape = if format.is_json() {
-            renderer.render(format.channel(), name, &context).map(|content| match content {
+            renderer.render_file(format.channel(), template, &context).map(|content| match content {
                 Content::Json(document) => outline(&document, format.channel()),
                 Content::Mail { .. } => Value::Null,
             })
         } else {
-            let text = renderer.rendered(format, name, &context);
+            let text = renderer.rendered(format, template, &context);
             text.map(
                 |text| if format == Format::Html { json!(text.matches(['<', '>', '"']).count()) } else { Value::Null },
             )

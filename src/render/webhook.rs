@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::context::Context;
+use super::context::{Context, Shape};
 use super::taint::{Piece, Spot};
 
 /// Every place takes every value.
@@ -16,16 +16,38 @@ pub(super) fn fit(body: &Value) -> Result<(), String> {
     if body.is_object() { Ok(()) } else { Err("a webhook template must be one JSON object".to_owned()) }
 }
 
-/// The small plain body: no template, the event by its id and key alone.
+/// The small plain body: no template; of an event its id and key alone, of several how many there are.
 pub(super) fn plain(context: &Context) -> Value {
-    let event = context.event();
-    json!({
-        "type": event.key.as_str(),
-        "timestamp": event.time.map(|time| time.to_string()).as_deref().or(context.text("received")),
-        "data": {"event_id": event.id.as_str(), "key": event.key.as_str()},
+    let mut body = json!({
+        "type": format!("halo-relay.{}", context.shape().name()),
+        "shape": context.shape().name(),
+        "timestamp": context.text("received"),
+        "data": {},
         "headline": context.text("headline"),
         "link": context.link(),
+        "late": context.text("late"),
+        "detour": null,
         "delivery": {"id": context.delivery_id(), "code": context.text("code")},
         "rule": context.text("rule"),
-    })
+    });
+    let detour = context.value("detour");
+    if detour["text"].is_string() {
+        body["detour"] = json!({"from": detour["from"], "why": detour["why"]});
+    }
+    let digest = context.value("digest");
+    match (context.event(), context.shape()) {
+        (Some(event), _) => {
+            body["type"] = json!(event.key.as_str());
+            body["data"] = json!({"event_id": event.id.as_str(), "key": event.key.as_str()});
+            if let Some(time) = event.time {
+                body["timestamp"] = json!(time.to_string());
+            }
+        }
+        (None, Shape::Notice) => body["data"] = context.value("notice").clone(),
+        (None, _) => {
+            let member = |name: &str| (name.to_owned(), digest[name].clone());
+            body["data"] = ["kind", "count", "first", "last", "why"].map(member).into_iter().collect();
+        }
+    }
+    body
 }

@@ -1,0 +1,302 @@
+//! Several events in one message: how many, of what, where, when, and the first few by a line each.
+//!
+//! What a template sees as `digest`, beside the members that all shapes have:
+//!
+//! | member | what it is |
+//! |---|---|
+//! | `kind` | `batch`: a rule gathers; `overflow`: more came than the destination's limit lets through |
+//! | `count` | how many events |
+//! | `first`, `last` | when the first and the last of them were received, RFC 3339 |
+//! | `span` | the same for people: `09:10–09:41`, UTC |
+//! | `keys` | of `{key, title, count}`, the most frequent first |
+//! | `targets` | of `{target, count}`, likewise |
+//! | `more_targets` | how many targets are not listed |
+//! | `events` | the first of them, of `{line, title, key, target, deadline, when, link}`; `link.url` is null unless it is the vendor's |
+//! | `left_out` | how many events have no line |
+//! | `why` | why they share a message: `gathered by rule certificates` |
+//! | `rest` | where all of them are: `halo-relay explain 7F3K lists all 37` |
+//!
+//! For `webhook`, keys and targets are as they came, and each of `events` has its record as `body`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::context::{
+    Circumstances, FACT_MAX, NAME_MAX, Said, Shape, TITLE_MAX, Target, deadline, in_words, one, title, when, word,
+};
+use super::text::{clean, is_vendor_url, shorten, tame};
+use crate::catalogue;
+use crate::model::{Event, EventKey, Timestamp};
+
+/// Why events share a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DigestKind {
+    /// A rule gathers them.
+    Batch,
+    /// More came than the destination's limit could clear.
+    Overflow,
+}
+
+impl DigestKind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Batch => "batch",
+            Self::Overflow => "overflow",
+        }
+    }
+}
+
+/// Several events in one message: at least two, since one event is rendered as itself.
+#[derive(Clone, Debug)]
+pub struct Digest {
+    pub kind: DigestKind,
+    /// How many events.
+    pub count: u64,
+    /// When the first and the last of them were received.
+    pub first: Timestamp,
+    pub last: Timestamp,
+    /// How many of each key, the most frequent first; at most [`Digest::LISTED_MAX`] are shown.
+    pub keys: Vec<(EventKey, u64)>,
+    /// Likewise of each target, as the events name it.
+    pub targets: Vec<(String, u64)>,
+    /// Targets beyond those listed.
+    pub more_targets: u64,
+    /// The first of the events, in order, for a line each; at most [`Digest::LISTED_MAX`] are shown.
+    pub events: Vec<Event>,
+}
+
+impl Digest {
+    /// How many keys, targets and events a digest lists.
+    pub const LISTED_MAX: usize = 10;
+
+    /// Counts events, which come in the order in which they were received; nothing if there are none.
+    pub fn of(kind: DigestKind, events: &[(Event, Timestamp)]) -> Option<Self> {
+        let (first, last) = (events.first()?.1, events.last()?.1);
+        let mut keys = BTreeMap::<&EventKey, u64>::new();
+        let mut targets = BTreeMap::<&str, u64>::new();
+        for (event, _) in events {
+            *keys.entry(&event.key).or_default() += 1;
+            if let Some(target) = event.target() {
+                *targets.entry(target).or_default() += 1;
+            }
+        }
+        let more_targets = targets.len().saturating_sub(Self::LISTED_MAX);
+        let keys = most_frequent(keys).map(|(key, count)| (key.clone(), count));
+        let targets = most_frequent(targets).map(|(target, count)| (target.to_owned(), count));
+        Some(Self {
+            kind,
+            count: number(events.len()),
+            first,
+            last,
+            keys: keys.collect(),
+            targets: targets.collect(),
+            more_targets: number(more_targets),
+            events: events.iter().take(Self::LISTED_MAX).map(|(event, _)| event.clone()).collect(),
+        })
+    }
+
+    fn listed(&self) -> impl Iterator<Item = &Event> {
+        self.events.iter().take(Self::LISTED_MAX)
+    }
+
+    fn left_out(&self) -> u64 {
+        self.count.saturating_sub(number(self.listed().count()))
+    }
+
+    /// What a key means, in words: of a key nobody knows, what the first of its events says.
+    fn title_of(&self, key: &EventKey) -> String {
+        if let Some(known) = catalogue::find(key.as_str()) {
+            return known.title.to_owned();
+        }
+        let event = self.listed().find(|event| event.key == *key);
+        event.map_or_else(|| tame(&in_words(key.as_str()), None, TITLE_MAX), title)
+    }
+}
+
+fn most_frequent<K: Ord>(counts: BTreeMap<K, u64>) -> impl Iterator<Item = (K, u64)> {
+    let mut list: Vec<_> = counts.into_iter().collect();
+    // Sorting is stable: of equals, the first by name comes first.
+    list.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    list.into_iter().take(Digest::LISTED_MAX)
+}
+
+fn number(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// What a digest says, and its own members of the context.
+pub(super) struct Told {
+    pub(super) said: Said,
+    pub(super) data: Value,
+}
+
+pub(super) fn told(digest: &Digest, about: &Circumstances<'_>) -> Told {
+    let keys: Vec<_> = digest.keys.iter().take(Digest::LISTED_MAX).collect();
+    let kinds: Vec<_> = keys.iter().map(|(key, count)| (one(&digest.title_of(key)), *count)).collect();
+    let span = span(digest.first, digest.last);
+    let rule = clean(about.rule.as_str(), NAME_MAX);
+    let why = match digest.kind {
+        DigestKind::Batch => format!("gathered by rule {rule}"),
+        DigestKind::Overflow => {
+            let destination = clean(about.destination.as_str(), NAME_MAX);
+            format!(
+                "more came than the limit of {destination} lets through, so {} events share this message",
+                digest.count
+            )
+        }
+    };
+    let (title, headline) = headline(digest, about, &kinds, &span);
+    let facts = facts(digest, &kinds, &why);
+    let data = json!({
+        "kind": digest.kind.name(),
+        "count": digest.count,
+        "first": digest.first.to_string(),
+        "last": digest.last.to_string(),
+        "span": span,
+        "keys": keys.iter().zip(&kinds).map(|((key, count), (title, _))| {
+            json!({"key": tame(key.as_str(), None, 128), "title": title, "count": count})
+        }).collect::<Vec<_>>(),
+        "targets": digest.targets.iter().take(Digest::LISTED_MAX).map(|(target, count)| {
+            json!({"target": Target::named(target).in_short(), "count": count})
+        }).collect::<Vec<_>>(),
+        "more_targets": digest.more_targets,
+        "events": digest.listed().map(|event| listed(event, kinds.len() > 1)).collect::<Vec<_>>(),
+        "left_out": digest.left_out(),
+        "why": why,
+        "rest": format!("halo-relay explain {} lists all {}", about.code, digest.count),
+    });
+    Told { said: Said { shape: Shape::Digest, headline, title, facts }, data }
+}
+
+/// `37 × SSL certificate expiring`, and the whole first line. Slack takes 150 characters in a header, of which two are an
+/// emoji's: what the other parts leave is the title's.
+fn headline(digest: &Digest, about: &Circumstances<'_>, kinds: &[(String, u64)], span: &str) -> (String, String) {
+    const MAX: usize = 148;
+    let count = digest.count;
+    let title = match kinds {
+        [(title, _)] => format!("{count} × {title}"),
+        [] => format!("{count} events"),
+        kinds if kinds.iter().map(|(_, count)| count).sum::<u64>() < count => {
+            format!("{count} events in more than {} kinds", kinds.len())
+        }
+        kinds => format!("{count} events in {} kinds", kinds.len()),
+    };
+    let distinct = digest.more_targets.saturating_add(number(digest.targets.len()));
+    let place = match digest.targets.as_slice() {
+        [] => None,
+        [(target, all)] if distinct == 1 && *all == count => Target::named(target).in_short(),
+        _ => Some(format!("{distinct} {}", if distinct == 1 { "target" } else { "targets" })),
+    };
+    let before = [about.test.then(|| "TEST".to_owned()), Some(word(about.severity))];
+    let after = [place, Some(span.to_owned())];
+    let others = before.iter().chain(&after).flatten().map(|part| part.chars().count() + " · ".chars().count());
+    let short = shorten(&title, MAX.saturating_sub(others.sum()));
+    let parts = before.into_iter().chain([Some(short)]).chain(after).flatten();
+    (title, parts.collect::<Vec<_>>().join(" · "))
+}
+
+fn facts(digest: &Digest, kinds: &[(String, u64)], why: &str) -> Vec<Value> {
+    let mut list = Vec::new();
+    // With a line for each event the lines say it, and of a single target the headline does.
+    if digest.left_out() > 0 && digest.targets.len() > 1 {
+        let targets = digest.targets.iter().take(Digest::LISTED_MAX);
+        let targets = targets.filter_map(|(target, count)| Some((Target::named(target).in_short()?, *count)));
+        list.push(("Top targets", counted(targets, digest.more_targets)));
+    }
+    if kinds.len() > 1 {
+        list.push(("Kinds", counted(kinds.iter().cloned(), 0)));
+    }
+    list.push(("Received", received(digest.first, digest.last)));
+    list.push(("Why together", why.to_owned()));
+    list.into_iter().map(|(label, value)| json!({"label": label, "value": value})).collect()
+}
+
+/// `www.example.org × 12, mail.example.org × 9, and 10 more`: the first five, if there is room.
+fn counted(items: impl Iterator<Item = (String, u64)>, more: u64) -> String {
+    const SHOWN_MAX: usize = 5;
+    let (mut text, mut shown, mut more) = (String::new(), 0, more);
+    for (name, count) in items {
+        // A name cannot bring a number of its own.
+        let item = format!("{} × {count}", name.replace('×', "x"));
+        if shown == SHOWN_MAX || text.chars().count() + item.chars().count() > FACT_MAX - 20 {
+            more = more.saturating_add(1);
+            continue;
+        }
+        if shown > 0 {
+            text.push_str(", ");
+        }
+        text.push_str(&item);
+        shown += 1;
+    }
+    if more > 0 {
+        text.push_str(&format!(", and {more} more"));
+    }
+    text
+}
+
+/// One event as a line: `www.example.org · 7 days`, with its title first where there are several kinds.
+fn listed(event: &Event, titled: bool) -> Value {
+    let (title, target, deadline) = (one(&title(event)), Target::of(event).in_short(), deadline(event));
+    let titled = titled || (target.is_none() && deadline.is_none());
+    let parts = [titled.then(|| title.clone()), target.clone(), deadline.clone()];
+    let line = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" · ");
+    json!({
+        "line": line,
+        "title": title,
+        "key": tame(event.key.as_str(), None, 128),
+        "target": target,
+        "deadline": deadline,
+        "when": when(event),
+        "link": {"url": event.url.as_deref().filter(|url| is_vendor_url(url))},
+    })
+}
+
+/// `2026-11-23` and `09:41`.
+fn day_and_minute(time: Timestamp) -> (String, String) {
+    let text = time.to_string();
+    let part = |from, to| text.get(from..to).unwrap_or_default().to_owned();
+    (part(0, 10), part(11, 16))
+}
+
+/// `09:10–09:41`; over midnight with the days.
+fn span(first: Timestamp, last: Timestamp) -> String {
+    let ((day, from), (last_day, to)) = (day_and_minute(first), day_and_minute(last));
+    match (day == last_day, from == to) {
+        (true, true) => from,
+        (true, false) => format!("{from}–{to}"),
+        (false, _) => format!("{day} {from} – {last_day} {to}"),
+    }
+}
+
+/// `2026-11-23 09:10–09:41 UTC`.
+fn received(first: Timestamp, last: Timestamp) -> String {
+    let (day, span) = (day_and_minute(first).0, span(first, last));
+    if span.starts_with(&day) { format!("{span} UTC") } else { format!("{day} {span} UTC") }
+}
+
+/// Adds what machines get: names as they came, and the records, as long as all of them together are no more than a message
+/// can carry; of the others id and key, by which they can be asked for.
+pub(super) fn add_raw(data: &mut Value, digest: &Digest) {
+    const RECORDS_BYTES_MAX: usize = 64 * 1024;
+    let mut room = RECORDS_BYTES_MAX;
+    for ((key, _), at) in digest.keys.iter().take(Digest::LISTED_MAX).zip(0_usize..) {
+        data["keys"][at]["key"] = json!(key.as_str());
+    }
+    for ((target, _), at) in digest.targets.iter().take(Digest::LISTED_MAX).zip(0_usize..) {
+        data["targets"][at]["target"] = json!(target);
+    }
+    for (event, at) in digest.listed().zip(0_usize..) {
+        let body = Value::Object(event.body().clone());
+        let size = body.to_string().len();
+        let shown = &mut data["events"][at];
+        shown["key"] = json!(event.key.as_str());
+        shown["target"] = json!(event.target());
+        shown["body"] = if size <= room {
+            room -= size;
+            body
+        } else {
+            json!({"event_id": event.id.as_str(), "key": event.key.as_str()})
+        };
+    }
+}

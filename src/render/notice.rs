@@ -1,0 +1,58 @@
+//! News of the relay itself: a destination refuses messages.
+//!
+//! What a template sees as `notice`, beside the members that all shapes have:
+//!
+//! | member | what it is |
+//! |---|---|
+//! | `destination` | the one that takes no messages |
+//! | `reason` | why, as its channel said it: `channel_is_archived` |
+//! | `waiting` | how many deliveries wait for it |
+//! | `remedy` | what to do next |
+
+use serde_json::{Value, json};
+
+use super::context::{Circumstances, FACT_MAX, NAME_MAX, Said, Shape, reason};
+use super::text::{clean, shorten};
+use crate::model::DestinationName;
+
+/// A destination takes no messages: its channel says that it is gone, closed or forbidden.
+#[derive(Clone, Copy, Debug)]
+pub struct Notice<'a> {
+    pub destination: &'a DestinationName,
+    /// As its channel said it: `channel_is_archived`.
+    pub reason: &'a str,
+    /// How many deliveries wait for it.
+    pub waiting: u64,
+}
+
+/// In the headline: with the longest name, and a test's mark, it fits Slack's 150 for a header block.
+const REASON_IN_HEADLINE_MAX: usize = 50;
+
+pub(super) fn told(notice: &Notice<'_>, about: &Circumstances<'_>) -> (Said, Value) {
+    let name = clean(notice.destination.as_str(), NAME_MAX);
+    let why = reason(notice.reason, FACT_MAX);
+    let title = format!("{name} takes no messages");
+    let test = if about.test { "TEST · " } else { "" };
+    let because = if why.is_empty() { String::new() } else { format!(" · {}", shorten(&why, REASON_IN_HEADLINE_MAX)) };
+    let waiting = match notice.waiting {
+        0 => "no deliveries".to_owned(),
+        1 => "1 delivery".to_owned(),
+        more => format!("{more} deliveries"),
+    };
+    let remedy =
+        format!("mend {name} or its settings, then run: systemctl reload halo-relay. What waits is sent then.");
+    let facts = [
+        ("Reason", why.clone()),
+        ("Waiting", waiting),
+        ("What to do", remedy.clone()),
+        ("To look", "halo-relay status".to_owned()),
+    ];
+    let facts = facts.into_iter().filter(|(_, value)| !value.is_empty());
+    let said = Said {
+        shape: Shape::Notice,
+        headline: format!("{test}NOTICE · {title}{because}"),
+        title,
+        facts: facts.map(|(label, value)| json!({"label": label, "value": value})).collect(),
+    };
+    (said, json!({"destination": name, "reason": why, "waiting": notice.waiting, "remedy": remedy}))
+}
