@@ -154,7 +154,7 @@ impl Context {
             facts: facts(event, &target),
             title,
         };
-        let mut data = common(said, about);
+        let mut data = common(&said, about);
         let link = event.url.as_deref().filter(|url| is_vendor_url(url));
         data["link"] = json!({"url": link, "label": link.map(|_| "Open in Halo Security")});
         data["event"] = event_shown(event, &target);
@@ -164,7 +164,7 @@ impl Context {
     /// Several events in one message.
     pub fn digest(digest: &Digest, about: &Circumstances<'_>) -> Self {
         let told = digest::told(digest, about);
-        let mut data = common(told.said, about);
+        let mut data = common(&told.said, about);
         data["digest"] = told.data;
         Self::build(data, Subject::Digest(digest.clone()), None)
     }
@@ -172,7 +172,7 @@ impl Context {
     /// News of the relay itself.
     pub fn notice(notice: &Notice<'_>, about: &Circumstances<'_>) -> Self {
         let (said, shown) = notice::told(notice, about);
-        let mut data = common(said, about);
+        let mut data = common(&said, about);
         data["notice"] = shown;
         Self::build(data, Subject::Notice, None)
     }
@@ -273,7 +273,7 @@ impl Context {
 }
 
 /// The members that all shapes have.
-fn common(said: Said, about: &Circumstances<'_>) -> Value {
+fn common(said: &Said, about: &Circumstances<'_>) -> Value {
     let (late, delay) = late(about);
     json!({
         "version": 1,

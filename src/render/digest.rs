@@ -198,8 +198,10 @@ fn headline(digest: &Digest, about: &Circumstances<'_>, kinds: &[(String, u64)],
 
 fn facts(digest: &Digest, kinds: &[(String, u64)], why: &str) -> Vec<Value> {
     let mut list = Vec::new();
-    // With a line for each event the lines say it, and of a single target the headline does.
-    if digest.left_out() > 0 && digest.targets.len() > 1 {
+    // With a line for each event the lines say it, and of a single target the headline does; without any that recurs
+    // there is no top.
+    let some_recur = digest.targets.iter().any(|(_, count)| *count > 1);
+    if digest.left_out() > 0 && digest.targets.len() > 1 && some_recur {
         let targets = digest.targets.iter().take(Digest::LISTED_MAX);
         let targets = targets.filter_map(|(target, count)| Some((Target::named(target).in_short()?, *count)));
         list.push(("Top targets", counted(targets, digest.more_targets)));
@@ -235,6 +237,9 @@ fn counted(items: impl Iterator<Item = (String, u64)>, more: u64) -> String {
     text
 }
 
+/// Addresses cannot be cut: ten of them must leave room for the rest of a message.
+const LINK_MAX: usize = 500;
+
 /// One event as a line: `www.example.org · 7 days`, with its title first where there are several kinds.
 fn listed(event: &Event, titled: bool) -> Value {
     let (title, target, deadline) = (one(&title(event)), Target::of(event).in_short(), deadline(event));
@@ -248,7 +253,7 @@ fn listed(event: &Event, titled: bool) -> Value {
         "target": target,
         "deadline": deadline,
         "when": when(event),
-        "link": {"url": event.url.as_deref().filter(|url| is_vendor_url(url))},
+        "link": {"url": event.url.as_deref().filter(|url| url.len() <= LINK_MAX && is_vendor_url(url))},
     })
 }
 

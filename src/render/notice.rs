@@ -39,14 +39,11 @@ pub(super) fn told(notice: &Notice<'_>, about: &Circumstances<'_>) -> (Said, Val
         1 => "1 delivery".to_owned(),
         more => format!("{more} deliveries"),
     };
-    let remedy =
-        format!("mend {name} or its settings, then run: systemctl reload halo-relay. What waits is sent then.");
-    let facts = [
-        ("Reason", why.clone()),
-        ("Waiting", waiting),
-        ("What to do", remedy.clone()),
-        ("To look", "halo-relay status".to_owned()),
-    ];
+    let remedy = format!(
+        "mend {name} or its settings, then run: systemctl reload halo-relay. \
+        What waits is sent then; halo-relay status shows it."
+    );
+    let facts = [("Reason", why.clone()), ("Waiting", waiting), ("What to do", remedy.clone())];
     let facts = facts.into_iter().filter(|(_, value)| !value.is_empty());
     let said = Said {
         shape: Shape::Notice,

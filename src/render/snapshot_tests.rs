@@ -1,5 +1,6 @@
 //! What the built-in templates make of events, kept as snapshots; and that they serve every known key.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde_json::json;
@@ -11,6 +12,14 @@ use crate::model::{DeliveryId, DestinationName, Event, EventKey, RuleName, Sever
 
 /// A delivery of this event, with nothing special about it but what `change` does.
 pub(super) fn context(event: &Event, change: impl FnOnce(&mut Circumstances<'_>)) -> Context {
+    about(change, |about| Context::new(event, about))
+}
+
+/// Of one of the shapes, in the same circumstances.
+pub(super) fn about(
+    change: impl FnOnce(&mut Circumstances<'_>),
+    context: impl FnOnce(&Circumstances<'_>) -> Context,
+) -> Context {
     let received = Timestamp::from_api("2026-11-23 09:42").unwrap();
     let mut about = Circumstances {
         delivery_id: &DeliveryId::new("a1b2c3", 1_234),
@@ -27,8 +36,42 @@ pub(super) fn context(event: &Event, change: impl FnOnce(&mut Circumstances<'_>)
         detour: None,
     };
     change(&mut about);
-    Context::new(event, &about)
+    context(&about)
 }
+
+/// A sample of this key at another target.
+fn sample_at(key: &str, number: usize, target: &str) -> Event {
+    let mut record = sample(key).body().clone();
+    record.insert("event_id".to_owned(), json!(format!("id{number}")));
+    record.insert("url".to_owned(), json!(format!("https://app.halosecurity.com/link?q=user-event&id=id{number}")));
+    record.insert("target".to_owned(), json!(target));
+    Event::from_value(record.into()).unwrap()
+}
+
+/// As many events as there are in `keys`, a minute apart, at as many targets as there are.
+fn digest(kind: DigestKind, keys: &[&str], targets: &[&str], count: usize) -> Digest {
+    let first = Timestamp::from_api("2026-11-23 09:10").unwrap();
+    let event = |number: usize| {
+        let event = sample_at(keys[number % keys.len()], number, targets[number % targets.len()]);
+        (event, first.plus(Duration::from_secs(50 * number as u64)))
+    };
+    Digest::of(kind, &(0..count).map(event).collect::<Vec<_>>()).unwrap()
+}
+
+const TARGETS: [&str; 12] = [
+    "www.example.org",
+    "mail.example.org",
+    "shop.example.org",
+    "vpn.example.org",
+    "api.example.org",
+    "192.0.2.0/24",
+    "intranet.example.org",
+    "git.example.org",
+    "evil.example/path?x",
+    "2001:db8::1",
+    "cdn.example.org",
+    "a.example.org",
+];
 
 pub(super) fn sample(key: &str) -> Event {
     catalogue::sample(&EventKey::new(key).unwrap())
@@ -72,11 +115,65 @@ fn cases() -> Vec<(&'static str, Context)> {
     ]
 }
 
+static ARCHIVED: LazyLock<DestinationName> = LazyLock::new(|| DestinationName::from("sec-slack"));
+
+/// What is not one event on its own way, in time.
+fn other_cases() -> Vec<(&'static str, Context)> {
+    let shapes =
+        |change: fn(&mut Circumstances<'_>), digest: Digest| about(change, |about| Context::digest(&digest, about));
+    let certificates = ["website-cert-expiring"];
+    let several =
+        ["website-cert-expiring", "website-cert-expiring", "issue-add", "firewall-banner-change", "brand-new"];
+    vec![
+        ("batch", shapes(|_| (), digest(DigestKind::Batch, &certificates, &TARGETS, 37))),
+        ("batch_small", shapes(|_| (), digest(DigestKind::Batch, &several, &TARGETS[..2], 3))),
+        ("batch_one_target", shapes(|_| (), digest(DigestKind::Batch, &certificates, &TARGETS[..1], 2))),
+        (
+            "overflow",
+            shapes(|about| about.severity = Severity::Medium, digest(DigestKind::Overflow, &several, &TARGETS, 2_000)),
+        ),
+        (
+            "notice",
+            about(
+                |about| about.runbook = None,
+                |about| {
+                    let notice = Notice { destination: &ARCHIVED, reason: "channel_is_archived", waiting: 14 };
+                    Context::notice(&notice, about)
+                },
+            ),
+        ),
+        (
+            "detour",
+            context(&sample("website-cert-expiring"), |about| {
+                about.detour = Some(Detour { from: &ARCHIVED, why: "channel_is_archived" });
+            }),
+        ),
+        (
+            "digest_detour",
+            about(
+                |about| {
+                    about.detour = Some(Detour { from: &ARCHIVED, why: "channel_is_archived" });
+                    about.now = about.received.plus(Duration::from_mins(42));
+                    about.delay = Some("sec-slack took no messages from 09:10 to 09:41: connection refused");
+                },
+                |about| Context::digest(&digest(DigestKind::Batch, &several, &TARGETS, 12), about),
+            ),
+        ),
+        (
+            "late_with_reason",
+            context(&sample("website-cert-expiring"), |about| {
+                about.now = about.received.plus(Duration::from_mins(42));
+                about.delay = Some("sec-slack took no messages from 09:10 to 09:41: connection refused");
+            }),
+        ),
+    ]
+}
+
 #[test]
 fn messages() {
     let renderer = Renderer::builtin();
     for channel in Channel::ALL {
-        for (name, context) in cases() {
+        for (name, context) in cases().into_iter().chain(other_cases()) {
             let content = renderer.render(channel, DEFAULT, &context).unwrap();
             insta::assert_snapshot!(format!("{channel}_{name}"), shown(&content));
         }
@@ -86,7 +183,8 @@ fn messages() {
 #[test]
 fn plain_messages() {
     for channel in Channel::ALL {
-        for (name, context) in cases().into_iter().filter(|(name, _)| matches!(*name, "bare" | "late_and_repeated")) {
+        let few = |(name, _): &(&str, Context)| matches!(*name, "bare" | "late_and_repeated");
+        for (name, context) in cases().into_iter().filter(few).chain(other_cases()) {
             insta::assert_snapshot!(format!("{channel}_plain_{name}"), shown(&plain(channel, &context)));
         }
     }

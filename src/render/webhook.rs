@@ -45,6 +45,7 @@ pub(super) fn plain(context: &Context) -> Value {
         }
         (None, Shape::Notice) => body["data"] = context.value("notice").clone(),
         (None, _) => {
+            body["timestamp"] = digest["last"].clone();
             let member = |name: &str| (name.to_owned(), digest[name].clone());
             body["data"] = ["kind", "count", "first", "last", "why"].map(member).into_iter().collect();
         }
