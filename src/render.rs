@@ -569,8 +569,8 @@ fn read_file(channel: Channel, path: PathBuf) -> Result<Source, TemplateError> {
         Some(part) => stem.strip_suffix(part).and_then(|stem| stem.strip_suffix('.')).map(|name| (format, name)),
     });
     let good = |name: &str| {
-        let of_several = name.strip_suffix(".digest").filter(|name| shape_of(name) == Shape::Event);
-        let name = of_several.unwrap_or(name);
+        let named = |name: &&str| shape_of(name) == Shape::Event && !is_partial(name);
+        let name = name.strip_suffix(".digest").filter(named).unwrap_or(name);
         let letters = name.strip_prefix('_').unwrap_or(name).bytes();
         (1..=64).contains(&name.len())
             && letters.clone().next().is_some_and(|first| first.is_ascii_alphanumeric())

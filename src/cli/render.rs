@@ -8,8 +8,9 @@ use super::{Common, Failure, exit, output, place};
 use crate::clock::Clock;
 use crate::config::{self, Config, LoadOptions};
 use crate::model::delivery::Code;
-use crate::model::{Content, DeliveryId, DestinationName, Event, Message, RuleName};
-use crate::render::{Circumstances, Context};
+use crate::model::event::EventError;
+use crate::model::{Content, DeliveryId, DestinationName, Event, Message, RuleName, Timestamp};
+use crate::render::{Circumstances, Context, Digest, DigestKind};
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
@@ -32,6 +33,9 @@ pub struct Render {
     /// Use this template, whatever rule and destination say
     #[arg(long, value_name = "NAME")]
     template: Option<String>,
+    /// A digest of this many such events, each at another target (2 to 1000)
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(2..=1_000))]
+    digest: Option<u16>,
     /// Print mail as JSON too; other payloads are JSON
     #[arg(long)]
     json: bool,
@@ -45,7 +49,11 @@ impl Render {
         };
         let config = config::load(&common.config, &LoadOptions::without_secrets())?;
         let (name, destination) = find(&config, &self.to)?;
-        let message = message(&config, &name, &event, self.template.as_deref(), false)?;
+        let about = |about: &Circumstances<'_>| match self.digest {
+            None => Ok(Context::new(&event, about)),
+            Some(count) => Ok(Context::digest(&digest(&event, count, about.now)?, about)),
+        };
+        let message = message_of(&config, &name, &event, self.template.as_deref(), false, about)?;
         match &message.content {
             Content::Mail { subject, text, html } if self.json => {
                 output::say_json(&serde_json::json!({ "subject": subject, "text": text, "html": html }))
@@ -54,6 +62,23 @@ impl Render {
             Content::Json(_) => output::say_json(&destination.settings.payload(&message.content)),
         }
     }
+}
+
+/// As a rule would gather them: copies of the event, a second apart, at targets `1.` to `9.` of its own.
+fn digest(event: &Event, count: u16, last: Timestamp) -> Result<Digest, Failure> {
+    let copy = |number: u16| {
+        let mut record = event.body().clone();
+        record.insert("event_id".to_owned(), format!("{}-{number}", event.id).into());
+        if let Some(target) = event.target() {
+            record.insert("target".to_owned(), format!("{}.{target}", number % 9 + 1).into());
+        }
+        let ago = std::time::Duration::from_secs(u64::from(count - number));
+        Ok((Event::from_value(record.into())?, last.minus(ago)))
+    };
+    let events = (1..=count).map(copy).collect::<Result<Vec<_>, EventError>>();
+    let failed = |why: String| Failure::new(exit::FINDINGS, format!("a digest of this event cannot be made: {why}"));
+    let events = events.map_err(|error| failed(error.to_string()))?;
+    Digest::of(DigestKind::Batch, &events).ok_or_else(|| failed("it has no events".to_owned()))
 }
 
 fn mail(message: &Message) -> String {
@@ -80,6 +105,18 @@ pub(super) fn message(
     event: &Event,
     template: Option<&str>,
     test: bool,
+) -> Result<Message, Failure> {
+    message_of(config, destination, event, template, test, |about| Ok(Context::new(event, about)))
+}
+
+/// Of what `context` makes of the circumstances in which the event would be told.
+fn message_of(
+    config: &Config,
+    destination: &DestinationName,
+    event: &Event,
+    template: Option<&str>,
+    test: bool,
+    context: impl FnOnce(&Circumstances<'_>) -> Result<Context, Failure>,
 ) -> Result<Message, Failure> {
     let route = config.rules.route(event);
     let owed = route.owed.iter().find(|owed| owed.destination == *destination);
@@ -116,7 +153,7 @@ pub(super) fn message(
         delay: None,
         detour: None,
     };
-    let context = Context::new(event, &circumstances);
+    let context = context(&circumstances)?;
     let content = config
         .templates
         .render(channel, template, &context)

@@ -4,9 +4,9 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::snapshot_tests::context;
+use super::snapshot_tests::{about, context};
 use super::*;
-use crate::model::Event;
+use crate::model::{DestinationName, Event, Severity, Timestamp};
 
 /// What has been used, or could be, to break out of some channel's text.
 const HOSTILE: [&str; 52] = [
@@ -76,7 +76,7 @@ fn event(hostile: &str) -> Event {
 }
 
 /// Templates that put values where their authors should have thought twice.
-const CARELESS: [(&str, &str); 5] = [
+const CARELESS: [(&str, &str); 10] = [
     (
         "slack/careless.hbs",
         r#"{"text": "{{event.subject}}", "attachments": [{"color": "{{severity.color}}", "title": "{{title}}",
@@ -106,7 +106,71 @@ const CARELESS: [(&str, &str); 5] = [
         r#"<title>{{event.subject}}</title><p title="{{event.fields.first}}" class="x {{severity.name}}">{{event.fields.second}}</p>
             <table>{{#each event.fields}}<tr><td title="{{this}}" bgcolor="{{../severity.color}}">{{@key}}<td>{{this}}{{/each}}</table>"#,
     ),
+    (
+        "slack/careless.digest.hbs",
+        r#"{"text": "{{headline}} {{detour.why}}", "blocks": [
+            {"type": "section", "text": {"type": "mrkdwn", "text": "{{detour.text}}\n{{late}}\n{{delay}}"}},
+            {{#each digest.events}}{"type": "section", "text": {"type": "mrkdwn", "text": "{{title}} {{key}}\n{{target}} {{line}}"}},{{/each}}
+            {"type": "section", "text": {"type": "mrkdwn", "text": "{{#each digest.targets}}{{target}}{{count}}{{/each}} {{#each digest.keys}}{{key}}{{title}}{{/each}}"}}]}"#,
+    ),
+    (
+        "teams/careless.digest.hbs",
+        r#"{"type": "AdaptiveCard", "version": "1.4", "speak": "{{detour.text}}", "body": [
+            {"type": "TextBlock", "text": "{{detour.why}}"}, {"type": "TextBlock", "text": "{{late}}\n\n{{delay}}"},
+            {"type": "FactSet", "facts": [{{#each digest.events}}{"title": "{{title}}", "value": "{{line}}"},{{/each}} {"title": "x", "value": "y"}]},
+            {{#each digest.keys}}{"type": "TextBlock", "text": "{{title}}"}, {"type": "TextBlock", "text": "{{key}}{{count}}"},{{/each}}
+            {"type": "TextBlock", "text": "{{#each digest.targets}}{{target}}{{/each}}"}]}"#,
+    ),
+    (
+        "webhook/careless.digest.hbs",
+        r#"{"detour": {{json detour}}, "why": "{{detour.why}}", "digest": {{json digest}}, "late": "{{late}}",
+            "list": [{{#each digest.targets}}"{{target}}: {{count}}"{{#unless @last}},{{/unless}}{{/each}}]}"#,
+    ),
+    ("email/careless.digest.subject.hbs", "{{detour.why}} {{delay}}\n{{#each digest.targets}}{{target}}{{/each}}"),
+    (
+        "email/careless.digest.html.hbs",
+        r#"<title>{{detour.text}}</title><p title="{{late}}">{{delay}}</p><table>
+            {{#each digest.events}}<tr><td title="{{line}}">{{key}}<td>{{#if link.url}}<a href="{{link.url}}">{{title}}{{target}}</a>{{/if}}{{/each}}
+            {{#each digest.keys}}<tr><td title="{{key}}">{{title}}{{/each}}{{#each digest.targets}}<tr><td>{{target}}{{count}}{{/each}}</table>"#,
+    ),
 ];
+
+/// The same, but late and on another's way.
+fn rerouted<'a>(about: &Circumstances<'a>, detour: Detour<'a>) -> Circumstances<'a> {
+    Circumstances {
+        now: about.received.plus(std::time::Duration::from_hours(1)),
+        delay: Some(detour.why),
+        detour: Some(detour),
+        ..*about
+    }
+}
+
+/// Of every shape, and late and on another's way, with hostile text wherever strangers have their say.
+fn contexts(hostile: &str) -> [Context; 3] {
+    let event = |number: usize| {
+        let mut record = event(hostile).body().clone();
+        let target = record["target"].as_str().unwrap_or_default();
+        let target = format!("{} {target}", number / 3);
+        let key = format!("key {} {hostile}", number % 2);
+        let key: String = key.chars().filter(|letter| !letter.is_control()).collect();
+        let end = key.char_indices().map(|(at, _)| at).take_while(|at| *at <= 120).last().unwrap_or_default();
+        record.insert("event_id".to_owned(), json!(format!("id{number}")));
+        record.insert("target".to_owned(), json!(target));
+        record.insert("key".to_owned(), json!(key[..end]));
+        (Event::from_value(record.into()).unwrap(), Timestamp::default())
+    };
+    let digest = Digest::of(DigestKind::Overflow, &(0..11).map(event).collect::<Vec<_>>()).unwrap();
+    let other = DestinationName::from("other");
+    // After plain letters, since of an empty reason nothing is told.
+    let reason = format!("reason {hostile}");
+    let detour = Detour { from: &other, why: &reason };
+    let notice = Notice { destination: &other, reason: &reason, waiting: 3 };
+    [
+        about(|_| (), |about| Context::new(&self::event(hostile), &rerouted(about, detour))),
+        about(|_| (), |about| Context::digest(&digest, &rerouted(about, detour))),
+        about(|_| (), |about| Context::notice(&notice, &rerouted(about, detour))),
+    ]
+}
 
 /// Templates that put values next to each other and to literals, so that together they could be an address.
 const JOINING: [(&str, &str); 5] = [
@@ -319,18 +383,29 @@ fn check(renderer: &Renderer, hostile: &str) {
 
 fn check_on(channels: &[Channel], renderer: &Renderer, hostile: &str) {
     let filler = "x".repeat(hostile.len().max(1));
-    let (context_hostile, context_benign) = (context(&event(hostile), |_| ()), context(&event(&filler), |_| ()));
+    for (hostile_one, benign) in contexts(hostile).iter().zip(&contexts(&filler)) {
+        check_one(channels, renderer, (hostile_one, benign), hostile);
+    }
+    check_one(channels, renderer, (&context(&event(hostile), |_| ()), &context(&event(&filler), |_| ())), hostile);
+}
+
+fn check_one(
+    channels: &[Channel],
+    renderer: &Renderer,
+    (context_hostile, context_benign): (&Context, &Context),
+    hostile: &str,
+) {
     for channel in channels.iter().copied() {
         for template in [DEFAULT, "careless"] {
             let render =
                 |context| renderer.render(channel, template, context).unwrap_or_else(|error| panic!("{error}"));
-            let (content, benign) = (render(&context_hostile), render(&context_benign));
+            let (content, benign) = (render(context_hostile), render(context_benign));
             assert_eq!(skeleton(channel, &content), skeleton(channel, &benign), "{channel}/{template} {hostile:?}");
             if let (Content::Json(document), Channel::Slack | Channel::Teams) = (&content, channel) {
                 assert_inert(channel, document);
             }
         }
-        let (content, benign) = (plain(channel, &context_hostile), plain(channel, &context_benign));
+        let (content, benign) = (plain(channel, context_hostile), plain(channel, context_benign));
         assert_eq!(skeleton(channel, &content), skeleton(channel, &benign), "{channel} plain {hostile:?}");
     }
 }
@@ -347,6 +422,56 @@ fn hostile_text_stays_text() {
     for long in ["<!channel> [x](y) \u{FDD1}\"\\".repeat(4_000), "\u{202E}".repeat(70_000), "&".repeat(70_000)] {
         check_on(&[Channel::Slack, Channel::Teams, Channel::Email], &renderer, &long);
     }
+}
+
+/// Ten events of the longest texts, in letters of four bytes, with addresses as long as a link may be.
+#[test]
+fn the_longest_digest_is_within_all_limits() {
+    let long = "\u{1F6A8}".repeat(2_000);
+    let event = |number: usize| {
+        let url = format!("https://app.halosecurity.com/link?q=user-event&id={number}{}", "0".repeat(440));
+        let record = json!({"event_id": format!("id{number}"), "key": format!("{number}{}", &long[..120]), "url": url,
+            "subject": format!("{number}{long}"), "target": format!("{number}{long}"), "expires_in_days": 99_999});
+        (Event::from_value(record).unwrap(), Timestamp::default().plus(std::time::Duration::from_hours(number as u64)))
+    };
+    let mut digest = Digest::of(DigestKind::Overflow, &(0..30).map(event).collect::<Vec<_>>()).unwrap();
+    digest.count = 9_999_999;
+    digest.targets[0].1 = 9_999_999;
+    let name = DestinationName::from("n".repeat(200).as_str());
+    let detour = Detour { from: &name, why: &long };
+    let context = about(
+        |about| (about.test, about.may_repeat, about.severity) = (true, true, Severity::Critical),
+        |about| Context::digest(&digest, &rerouted(about, detour)),
+    );
+    let headline = context.text("headline").unwrap();
+    assert!(headline.chars().count() <= 148, "{headline}");
+    assert!(headline.starts_with("TEST · CRITICAL · 9999999 events in more than 10 kinds · 30 targets · 1970-01-01"));
+    let renderer = Renderer::builtin();
+    for channel in Channel::ALL {
+        let content = renderer.render(channel, DEFAULT, &context).unwrap_or_else(|error| panic!("{error}"));
+        if let Content::Json(document) = &content {
+            let (size, links) = (document.to_string().len(), document.to_string().matches("/link?q=").count());
+            assert!(size <= 25_000 || channel != Channel::Teams, "{size}");
+            assert!(links == 10 || channel == Channel::Webhook, "{links}");
+        }
+    }
+}
+
+#[test]
+fn records_that_are_too_long_for_a_digest_are_named_in_it() {
+    let event = |text: &str, number: u64| {
+        let record = json!({"event_id": format!("id{number}"), "key": "k", "a": text.repeat(60_000)});
+        (Event::from_value(record).unwrap(), Timestamp::default())
+    };
+    let events = [event("x", 1), event("y", 2), event("", 3)];
+    let digest = Digest::of(DigestKind::Batch, &events).unwrap();
+    let context = about(|_| (), |about| Context::digest(&digest, about));
+    let Content::Json(body) = Renderer::builtin().render(Channel::Webhook, DEFAULT, &context).unwrap() else {
+        panic!("no JSON")
+    };
+    assert_eq!(body["data"]["events"][0], Value::Object(events[0].0.body().clone()));
+    assert_eq!(body["data"]["events"][1], json!({"event_id": "id2", "key": "k"}));
+    assert_eq!(body["data"]["events"][2], Value::Object(events[2].0.body().clone()));
 }
 
 #[test]
@@ -476,6 +601,15 @@ fn templates_that_are_refused() {
         ("webhook/a.hbs", "{\"a\": \"{{event.body.port}}\"}".to_owned(), "webhook/a.hbs:1:8: `event.body` is only used as a whole (write event.fields.port; the body is for {{json event.body}})"),
         ("webhook/a.hbs", "{\"a\": \"{{upper (json event.body)}}\"}".to_owned(), "webhook/a.hbs:1:8: `json` cannot stand inside another call"),
         ("webhook/a.hbs", "[1]".to_owned(), "webhook/a.hbs:1:1: a webhook template must be one JSON object"),
+        ("slack/digest.hbs", slack("{{event.key}}"), "slack/digest.hbs:1:11: there is no `event`"),
+        ("slack/a.digest.hbs", slack("{{digest.cuont}}"), "slack/a.digest.hbs:1:11: there is no `digest.cuont` (did you mean `count`?)"),
+        ("slack/a.hbs", slack("{{digest.count}}"), "slack/a.hbs:1:11: there is no `digest`"),
+        ("slack/a.hbs", slack("{{#if detour}}x{{/if}}"), "slack/a.hbs:1:11: `detour` is always there (ask for a member, as in detour.…)"),
+        ("teams/notice.hbs", "{\"type\": \"{{notice.reason}}\"}".to_owned(), "teams/notice.hbs:1:2: `type` takes no value here"),
+        ("email/a.digest.html.hbs", "{{#each digest.events}}<a href=\"{{line}}\">x</a>{{/each}}".to_owned(), "email/a.digest.html.hbs:1:33: `href` takes {{link.url}} or {{runbook}}, alone"),
+        ("slack/digest.digest.hbs", "x".to_owned(), "slack/digest.digest.hbs:1:1: slack templates are named"),
+        ("slack/a.notice.hbs", "x".to_owned(), "slack/a.notice.hbs:1:1: slack templates are named"),
+        ("slack/_a.digest.hbs", "x".to_owned(), "slack/_a.digest.hbs:1:1: slack templates are named"),
         // Mail.
         ("email/a.html.hbs", "<p>\n<a href=\"{{event.url}}\">".to_owned(), "email/a.html.hbs:2:10: `href` takes {{link.url}} or {{runbook}}, alone"),
         ("email/a.html.hbs", "{{#with event.fields}}<a href=\"{{runbook}}\">{{/with}}".to_owned(), "email/a.html.hbs:1:32: `href` takes {{link.url}} or {{runbook}}, alone"),
@@ -563,6 +697,50 @@ fn files_replace_the_built_in_ones_one_by_one() {
     assert_eq!(error.to_string(), "template slack/short: there is no such template");
     let missing = Renderer::load(Some(&dir.path().join("nowhere"))).unwrap_err();
     assert!(missing[0].message.starts_with("cannot be read: "), "{missing:?}");
+}
+
+/// Each shape by the nearest template there is for it.
+#[test]
+fn shapes_have_templates_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    write(
+        dir.path(),
+        &[
+            ("slack/terse.digest.hbs", r#"{"text": "terse {{digest.count}}"}"#),
+            ("slack/other.hbs", r#"{"text": "other"}"#),
+            ("slack/digest.hbs", r#"{"text": "any {{digest.count}} {{digest.keys.0.title}}"}"#),
+            ("slack/notice.hbs", r#"{"text": "news of {{notice.destination}}"}"#),
+            ("email/terse.digest.subject.hbs", "terse {{digest.count}}"),
+        ],
+    );
+    let renderer = Renderer::load(Some(dir.path())).unwrap_or_else(|errors| panic!("{errors:#?}"));
+    assert_eq!(renderer.names(Channel::Slack).collect::<Vec<_>>(), ["default", "other", "terse"]);
+    assert_eq!(renderer.names(Channel::Email).collect::<Vec<_>>(), ["default", "terse"]);
+    let [event, digest, notice] = contexts("x");
+    let text = |name: &str, context: &Context| match renderer.render(Channel::Slack, name, context).unwrap() {
+        Content::Json(message) => message["text"].as_str().unwrap().lines().next().unwrap().to_owned(),
+        Content::Mail { .. } => panic!("no JSON"),
+    };
+    for name in ["default", "other", "terse"] {
+        let of_event = if name == "other" {
+            "other"
+        } else {
+            "HIGH · subject x · target padded to be long enough to be cut off in …"
+        };
+        let of_digest = if name == "terse" { "terse 11" } else { "any 11 subject x" };
+        assert_eq!(text(name, &event), of_event);
+        assert_eq!(text(name, &digest), of_digest);
+        assert_eq!(text(name, &notice), "news of other");
+    }
+    let Content::Mail { subject, text, html } = renderer.render(Channel::Email, "terse", &digest).unwrap() else {
+        panic!("no mail")
+    };
+    assert_eq!(subject, "terse 11");
+    assert!(text.contains("Why together: ") && html.is_some(), "{text}");
+    for name in ["digest", "notice", "terse.digest", "default.digest", "_frame_top"] {
+        assert!(!renderer.has(Channel::Slack, name) && !renderer.has(Channel::Email, name), "{name}");
+        assert!(renderer.render(Channel::Slack, name, &digest).is_err(), "{name}");
+    }
 }
 
 #[test]
