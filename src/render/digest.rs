@@ -219,8 +219,8 @@ fn counted(items: impl Iterator<Item = (String, u64)>, more: u64) -> String {
     const SHOWN_MAX: usize = 5;
     let (mut text, mut shown, mut more) = (String::new(), 0, more);
     for (name, count) in items {
-        // A name cannot bring a number of its own.
-        let item = format!("{} × {count}", name.replace('×', "x"));
+        // A name cannot bring a number of its own; its number stays on its line.
+        let item = format!("{}\u{A0}×\u{A0}{count}", name.replace('×', "x"));
         if shown == SHOWN_MAX || text.chars().count() + item.chars().count() > FACT_MAX - 20 {
             more = more.saturating_add(1);
             continue;
