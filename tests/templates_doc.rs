@@ -61,7 +61,7 @@ fn context(late: bool, of: impl FnOnce(&Circumstances<'_>) -> Context) -> Contex
         may_repeat: late,
         test: false,
         received,
-        now: received.plus(std::time::Duration::from_mins(if late { 42 } else { 0 })),
+        now: received.plus(Duration::from_mins(if late { 42 } else { 0 })),
         delay: late.then_some("sec-slack took no messages"),
         detour: late.then_some(Detour { from: &name, why: "channel_is_archived" }),
     })

@@ -677,6 +677,16 @@ mod tests {
         assert_eq!(late(42), "sent 42 minutes late");
         assert_eq!(late(150), "sent 2 hours late");
         assert_eq!(late(60 * 24 * 3), "sent 3 days late");
+        let why = |minutes: u64, delay: &'static str| {
+            let told = context(&sample, |about| {
+                (about.now, about.delay) = (about.received.plus(Duration::from_secs(minutes * 60)), Some(delay));
+            });
+            (told["late"].clone(), told["delay"].clone())
+        };
+        assert_eq!(why(10, "it was down"), (Value::Null, Value::Null));
+        assert_eq!(why(11, "it was down"), (json!("sent 11 minutes late: it was down"), json!("it was down")));
+        assert_eq!(why(11, "\u{200B}\n"), (json!("sent 11 minutes late"), Value::Null));
+        assert_eq!(why(11, "see evil.example · x").1, "see evil[.]example – x");
         let footer = |may_repeat| context(&sample, |about| about.may_repeat = may_repeat)["footer"].clone();
         let code = Code::of_row(1_234);
         assert_eq!(footer(false), format!("certificates · {code}"));

@@ -305,3 +305,96 @@ pub(super) fn add_raw(data: &mut Value, digest: &Digest) {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::snapshot_tests::{about, sample};
+    use super::*;
+
+    fn event(key: &str, target: Option<&str>, number: usize) -> Event {
+        let mut record = sample(key).body().clone();
+        record.insert("event_id".to_owned(), json!(format!("id{number}")));
+        record.insert("target".to_owned(), json!(target));
+        Event::from_value(record.into()).unwrap()
+    }
+
+    /// Events of these keys and targets, a minute apart.
+    fn digest(events: &[(&str, Option<&str>)]) -> Digest {
+        let first = Timestamp::from_api("2026-11-23 09:10").unwrap();
+        let at = |number: usize| first.plus(Duration::from_mins(number as u64));
+        let numbered = events.iter().enumerate();
+        let events: Vec<_> =
+            numbered.map(|(number, (key, target))| (event(key, *target, number), at(number))).collect();
+        Digest::of(DigestKind::Batch, &events).unwrap()
+    }
+
+    fn shown(digest: &Digest) -> Value {
+        about(|_| (), |about| super::super::Context::digest(digest, about)).for_people().clone()
+    }
+
+    #[test]
+    fn headlines() {
+        let (cert, issue) = ("website-cert-expiring", "issue-add");
+        let (a, b) = (Some("a.example.org"), Some("b.example.org"));
+        let cases = [
+            (vec![(cert, a), (cert, b)], "HIGH · 2 × SSL certificate expiring · 2 targets · 09:10–09:11"),
+            (vec![(cert, a), (cert, a)], "HIGH · 2 × SSL certificate expiring · a.example.org · 09:10–09:11"),
+            (vec![(cert, a), (cert, None)], "HIGH · 2 × SSL certificate expiring · 1 target · 09:10–09:11"),
+            (vec![(cert, None), (cert, None)], "HIGH · 2 × SSL certificate expiring · 09:10–09:11"),
+            (vec![(cert, a), (issue, b), (cert, b)], "HIGH · 3 events in 2 kinds · 2 targets · 09:10–09:12"),
+        ];
+        for (events, expected) in cases {
+            assert_eq!(shown(&digest(&events))["headline"], expected);
+        }
+        let mut many = digest(&[(cert, a), (issue, b)]);
+        (many.count, many.more_targets, many.last) = (40, 5, many.first);
+        assert_eq!(shown(&many)["headline"], "HIGH · 40 events in more than 2 kinds · 7 targets · 09:10");
+    }
+
+    #[test]
+    fn spans() {
+        let time = |text| Timestamp::from_api(text).unwrap();
+        let cases = [
+            ("2026-11-23 09:10", "2026-11-23 09:41", "09:10–09:41", "2026-11-23 09:10–09:41 UTC"),
+            ("2026-11-23 09:10:01", "2026-11-23 09:10:59", "09:10", "2026-11-23 09:10 UTC"),
+            (
+                "2026-11-23 23:50",
+                "2026-11-24 00:10",
+                "2026-11-23 23:50 – 2026-11-24 00:10",
+                "2026-11-23 23:50 – 2026-11-24 00:10 UTC",
+            ),
+        ];
+        for (first, last, short, long) in cases {
+            assert_eq!(span(time(first), time(last)), short);
+            assert_eq!(received(time(first), time(last)), long);
+        }
+    }
+
+    #[test]
+    fn the_most_frequent_come_first_and_the_rest_is_counted() {
+        let hosts: Vec<_> = (0..14).map(|number| format!("host{number:02}.example.org")).collect();
+        let mut events: Vec<_> = hosts.iter().map(|host| ("issue-add", Some(host.as_str()))).collect();
+        events.extend([("issue-add", Some("host13.example.org")), ("website-cert-expiring", None)]);
+        let digest = digest(&events);
+        assert_eq!((digest.count, digest.events.len(), digest.more_targets), (16, 10, 4));
+        assert_eq!(digest.targets[0], ("host13.example.org".to_owned(), 2));
+        assert_eq!(digest.keys.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [15, 1]);
+        let shown = shown(&digest);
+        let top = shown["facts"][0]["value"].as_str().unwrap().replace('\u{A0}', " ");
+        assert!(top.starts_with("host13.example.org × 2, host00.example.org × 1, "), "{top}");
+        assert!(top.ends_with(", and 9 more"), "{top}");
+        assert_eq!(shown["digest"]["left_out"], 6);
+        assert!(Digest::of(DigestKind::Batch, &[]).is_none());
+    }
+
+    #[test]
+    fn a_name_cannot_bring_a_number() {
+        let items = [("a × 99, b".to_owned(), 1), ("c".to_owned(), 2)];
+        assert_eq!(counted(items.into_iter(), 0).replace('\u{A0}', " "), "a x 99, b × 1, c × 2");
+        let long = (0..20).map(|number| (format!("{number} {}", "x".repeat(100)), 1));
+        let text = counted(long, 0);
+        assert!(text.chars().count() <= FACT_MAX && text.ends_with(", and 18 more"), "{text}");
+    }
+}
