@@ -86,6 +86,10 @@ async fn render_prints_what_would_be_sent() {
 
     let card = scene.cli_ok(&["render", "--key", "firewall-port-add", "--to", "team"]).await;
     assert!(card.contains("AdaptiveCard"), "{card}");
+    let digest = scene.cli_ok(&["render", "--key", "firewall-port-add", "--to", "team", "--digest", "12"]).await;
+    assert!(digest.contains("12 × ") && digest.contains("9 targets") && digest.contains("and 2 more"), "{digest}");
+    let output = scene.cli(&["render", "--key", "firewall-port-add", "--to", "team", "--digest", "1"]).await;
+    assert_eq!(output.status.code(), Some(2));
     let output = scene.cli(&["render", "--key", "firewall-port-add", "--to", "nobody"]).await;
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("chat, team"));
