@@ -26,6 +26,8 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
         "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA mmap_size = 0; PRAGMA wal_autocheckpoint = 0;",
     )?;
     let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+    #[cfg(sabotage = "normal")]
+    connection.execute_batch("PRAGMA synchronous = NORMAL")?;
     if mode != "wal" || synchronous != 2 {
         return Err(rusqlite::Error::SqliteFailure(
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),

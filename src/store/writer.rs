@@ -175,6 +175,8 @@ impl Thread {
             let error = error.filter(|error| connection.is_autocommit() || is_fatal(error));
             undone = undone.or(error);
         }
+        #[cfg(sabotage = "early_ack")]
+        answers.drain(..).for_each(|answer| answer(Ok(())));
         begun?;
         let committed = match undone {
             Some(error) => Err(error),
