@@ -271,7 +271,7 @@ impl Hits {
                     in_checkpoint = true;
                 }
                 Record::Resized { inode, .. } if names.get(inode).is_some_and(|name| name.ends_with("-wal")) => {
-                    longest = 0
+                    longest = 0;
                 }
                 _ => {}
             }

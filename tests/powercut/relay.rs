@@ -119,7 +119,8 @@ impl Place {
         let mut wrong = Vec::new();
         match &rows {
             Ok(rows) => {
-                wanted.extend(rows.events.iter().filter(|row| row.is(Owed::ToBeSent)).map(|row| row.id.clone()))
+                let owed = rows.events.iter().filter(|row| row.is(Owed::ToBeSent));
+                wanted.extend(owed.map(|row| row.id.clone()));
             }
             Err(error) => wrong.push(format!("the files cannot be read: {error}")),
         }
