@@ -143,6 +143,11 @@ impl<'a> Disk<'a> {
         }
     }
 
+    /// Whether some of this file's content is not durable.
+    pub(crate) fn is_unsynced(&self, name: &str) -> bool {
+        self.names.get(name).is_some_and(|file| !self.files[*file].unsynced.is_empty())
+    }
+
     /// What may be found if the power goes now.
     pub(crate) fn after_cut(&self, loss: Loss, random: &mut fastrand::Rng) -> Image {
         let unsynced = self.unsynced();

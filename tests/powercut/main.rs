@@ -42,9 +42,10 @@ use relay::{Load, Place, Recording, Told};
 
 /// Without `POWER_CUTS`.
 const CUTS: usize = 300;
-/// For one start of the real binary.
-const CUTS_PER_RUN: usize = 500;
-const RUNS_MIN: usize = 2;
+/// For each first run, and for each start on what a cut has left.
+const CUTS_PER_RECORDING: usize = 2_500;
+const CUTS_PER_RECOVERY: usize = 500;
+const RECOVERIES_MIN: usize = 2;
 /// Long enough for several checkpoints.
 const LOAD: Load = Load { senders: 6, requests: 60, shared_every: 10 };
 /// Beside what a cut has left over.
@@ -58,28 +59,16 @@ fn nothing_acknowledged_is_lost_when_the_power_fails() {
     println!("POWER_CUT_SEED={seed}");
     let mut trial = Trial::new(seed);
     let started = Instant::now();
-    let recording = trial.record(Image::new(), LOAD, "the first run");
-    let hits = Hits::of(&recording.log);
-    assert!(
-        hits.checkpoints > 0 && hits.log_resets > 0,
-        "the load is too small for cuts to meet a checkpoint: {hits:?}"
-    );
-    let runs = RUNS_MIN.max(cuts / CUTS_PER_RUN);
-    // A quarter of the cuts is for recoveries.
-    let inner = cuts / 4 / runs;
-    trial.cut(&recording, &Facts::default(), &BTreeMap::new(), Plan { cuts: cuts - inner * runs, runs, inner });
-    let Counts { cuts, failed, acknowledged, runs, repeats } = trial.counts;
+    let mut left = cuts;
+    while left > 0 {
+        let some = left.min(CUTS_PER_RECORDING);
+        trial.round(some);
+        left -= some;
+    }
+    let (Counts { cuts, failed, .. }, seconds) = (&trial.counts, started.elapsed().as_secs());
     // Past the capture of passing tests' output: these numbers are what the test is for.
-    writeln!(
-        std::io::stdout(),
-        "power cuts: {failed} of {cuts} cut points failed; {acknowledged} events acknowledged; the real binary ran {runs} times, \
-         {repeats} repeats; first log {} records, {} checkpoints, {} log resets; {:.1} s; seed {seed}",
-        recording.log.len(),
-        hits.checkpoints,
-        hits.log_resets,
-        started.elapsed().as_secs_f32(),
-    )
-    .unwrap();
+    writeln!(std::io::stdout(), "power cuts: {failed} of {cuts} cut points failed, {seconds} s: {:?}", trial.counts)
+        .unwrap();
     assert!(trial.complaints.is_empty(), "{failed} of {cuts} cut points failed, seed {seed}:\n{}", trial.told());
 }
 
@@ -92,12 +81,19 @@ struct Plan {
     inner: usize,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Counts {
     cuts: usize,
     failed: usize,
-    acknowledged: usize,
+    /// Cuts while some writes to the store's file were not synced.
+    in_checkpoints: usize,
+    /// Cuts in a recovery from a cut.
+    in_recoveries: usize,
+    /// Runs of the real binary; what they wrote down, and what they acknowledged.
     runs: usize,
+    records: usize,
+    acknowledged: usize,
+    /// Deliveries that came again after a cut.
     repeats: usize,
 }
 
@@ -116,6 +112,20 @@ impl Trial {
         Self { place: Place::new(), runtime, random, counts: Counts::default(), complaints: Vec::new() }
     }
 
+    /// A run from nothing, cuts in it, and recoveries from some of these.
+    fn round(&mut self, cuts: usize) {
+        let recording = self.record(Image::new(), LOAD, "the first run");
+        let hits = Hits::of(&recording.log);
+        assert!(
+            hits.checkpoints > 0 && hits.log_resets > 0,
+            "the load is too small for cuts to meet a checkpoint: {hits:?}"
+        );
+        let runs = RECOVERIES_MIN.max(cuts / CUTS_PER_RECOVERY);
+        // A quarter of the cuts is for recoveries.
+        let inner = cuts / 4 / runs;
+        self.cut(&recording, &Facts::default(), &BTreeMap::new(), Plan { cuts: cuts - inner * runs, runs, inner });
+    }
+
     fn record(&mut self, start: Image, load: Load, what: &str) -> Recording {
         let (recording, wrong) = self.runtime.block_on(self.place.record(start, load, self.random.u64(..)));
         self.counts.runs += 1;
@@ -126,6 +136,7 @@ impl Trial {
             .flatten()
             .collect();
         self.counts.acknowledged += acknowledged.len();
+        self.counts.records += recording.log.len();
         self.complaints.extend(wrong.into_iter().map(|wrong| format!("{what}: {wrong}")));
         recording
     }
@@ -147,6 +158,8 @@ impl Trial {
                 facts.learn(told);
             }
             let loss = Loss::EACH[nth % Loss::EACH.len()];
+            self.counts.in_checkpoints += usize::from(disk.is_unsynced(FILE_NAME));
+            self.counts.in_recoveries += usize::from(!recording.start.is_empty());
             let image = disk.after_cut(loss, &mut self.random);
             let what = format!("cut {} at {moment} of {}, {loss:?} lost", self.counts.cuts, recording.log.len());
             self.check(&image, &facts, &recording.groups, &what);
