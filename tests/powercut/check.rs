@@ -158,3 +158,68 @@ pub(crate) async fn open_as_the_relay_does(directory: &Path) -> Option<String> {
         Err(error) => Some(format!("corrupt: {error}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(rows: &[(&str, Option<i64>, bool)]) -> Rows {
+        let row = |(id, state, may_repeat): &(&str, Option<i64>, bool)| Row {
+            id: (*id).to_owned(),
+            state: *state,
+            may_repeat: *may_repeat,
+        };
+        Rows { events: rows.iter().map(row).collect(), halves: Vec::new() }
+    }
+
+    #[test]
+    fn what_is_wrong_is_found() {
+        let facts = |acknowledged: &[&str], posted: &[&str]| Facts {
+            acknowledged: acknowledged.iter().map(|id| (*id).to_owned()).collect(),
+            posted: posted.iter().map(|id| (*id).to_owned()).collect(),
+        };
+        let ready = |id| (id, Some(READY), false);
+        // Rows, facts; what is wrong with `a`, if anything.
+        let cases = [
+            (vec![], facts(&[], &[]), ""),
+            (vec![ready("a")], facts(&[], &[]), ""),
+            (vec![ready("a"), ready("b")], facts(&["a"], &[]), ""),
+            (vec![ready("b")], facts(&["a", "b"], &[]), "acknowledged and lost: 1 events, such as a"),
+            (vec![ready("a"), ready("a")], facts(&["a"], &[]), "there twice: 1 events, such as a"),
+            (vec![("a", None, false)], facts(&["a"], &[]), "half there: no delivery: 1 events, such as a"),
+            (vec![ready("a")], facts(&[], &["a"]), "sent, and not on record as possibly sent: 1 events, such as a"),
+            (vec![], facts(&[], &["a"]), "sent, and not on record as possibly sent: 1 events, such as a"),
+            (vec![("a", Some(SENDING), false)], facts(&[], &["a"]), ""),
+            (vec![("a", Some(DELIVERED), false)], facts(&[], &["a"]), ""),
+            (vec![("a", Some(READY), true)], facts(&[], &["a"]), ""),
+        ];
+        for (given, facts, wrong) in cases {
+            assert_eq!(rows(&given).complaints(&facts, &[]).join("; "), wrong, "{given:?}");
+        }
+        let group = [vec!["a".to_owned(), "b".to_owned()]];
+        for (given, wrong) in [
+            (vec![], ""),
+            (vec![ready("a"), ready("b")], ""),
+            (vec![ready("b")], "half a request there: 1 events, such as a"),
+        ] {
+            assert_eq!(rows(&given).complaints(&Facts::default(), &group).join("; "), wrong, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn looking_leaves_the_log_for_the_relay() {
+        let place = tempfile::tempdir().unwrap();
+        let (left, log) = (place.path().join("left"), format!("{FILE_NAME}-wal"));
+        std::fs::create_dir(&left).unwrap();
+        let connection = Connection::open(place.path().join(FILE_NAME)).unwrap();
+        connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+        connection.execute_batch("CREATE TABLE event (id)").unwrap();
+        for name in [FILE_NAME, &log] {
+            std::fs::copy(place.path().join(name), left.join(name)).unwrap();
+        }
+        let before = std::fs::read(left.join(&log)).unwrap();
+        // It has seen the table that is in the log alone, and misses the others.
+        assert!(Rows::read(&left).is_err());
+        assert!(!before.is_empty() && before == std::fs::read(left.join(&log)).unwrap());
+    }
+}

@@ -38,7 +38,7 @@ use check::{Facts, Rows, UNDER_WAY_MAX, open_as_the_relay_does};
 use disk::{Disk, Image, Loss};
 use halo_relay::store::FILE_NAME;
 use log::Record;
-use relay::{Load, Place, Recording, Told};
+use relay::{Load, Place, Recording};
 
 /// Without `POWER_CUTS`.
 const CUTS: usize = 300;
@@ -47,7 +47,7 @@ const CUTS_PER_RECORDING: usize = 2_500;
 const CUTS_PER_RECOVERY: usize = 500;
 const RECOVERIES_MIN: usize = 2;
 /// Long enough for several checkpoints.
-const LOAD: Load = Load { senders: 6, requests: 60, shared_every: 10 };
+const LOAD: Load = Load { senders: 6, requests: 80, shared_every: 10 };
 /// Beside what a cut has left over.
 const LOAD_AFTER_A_CUT: Load = Load { senders: 3, requests: 8, shared_every: 4 };
 
@@ -129,13 +129,9 @@ impl Trial {
     fn record(&mut self, start: Image, load: Load, what: &str) -> Recording {
         let (recording, wrong) = self.runtime.block_on(self.place.record(start, load, self.random.u64(..)));
         self.counts.runs += 1;
-        let acknowledged: std::collections::BTreeSet<_> = recording
-            .told
-            .iter()
-            .filter_map(|(_, told)| if let Told::Acknowledged(ids) = told { Some(ids) } else { None })
-            .flatten()
-            .collect();
-        self.counts.acknowledged += acknowledged.len();
+        let mut facts = Facts::default();
+        recording.told.iter().for_each(|(_, told)| facts.learn(told));
+        self.counts.acknowledged += facts.acknowledged.len();
         self.counts.records += recording.log.len();
         self.complaints.extend(wrong.into_iter().map(|wrong| format!("{what}: {wrong}")));
         recording
@@ -157,21 +153,21 @@ impl Trial {
             while let Some((_, told)) = told.next_if(|(position, _)| *position < moment) {
                 facts.learn(told);
             }
-            let loss = Loss::EACH[nth % Loss::EACH.len()];
+            let loss = Loss::EACH[self.random.usize(..Loss::EACH.len())];
             self.counts.in_checkpoints += usize::from(disk.is_unsynced(FILE_NAME));
             self.counts.in_recoveries += usize::from(!recording.start.is_empty());
             let image = disk.after_cut(loss, &mut self.random);
             let what = format!("cut {} at {moment} of {}, {loss:?} lost", self.counts.cuts, recording.log.len());
-            self.check(&image, &facts, &recording.groups, &what);
-            // Spread evenly over the cuts, and so over the losses.
-            if plan.runs > 0 && nth % (plan.cuts / plan.runs).max(1) == plan.cuts / plan.runs / 2 {
+            let sound = self.check(&image, &facts, &recording.groups, &what);
+            // Spread evenly over the cuts.
+            if sound && plan.runs > 0 && nth % (plan.cuts / plan.runs).max(1) == plan.cuts / plan.runs / 2 {
                 self.recover(image, &facts, &ids, plan, &what);
             }
         }
     }
 
-    /// Where to cut: anywhere, just after something was told, and around writes to the file itself, which is where the log
-    /// is folded in. In order.
+    /// Where to cut: anywhere; just after something was told; around writes to the file itself, which is where the log is
+    /// folded in; and before anything was told, which is where a start recovers. In order.
     fn moments(&mut self, recording: &Recording, cuts: usize) -> Vec<usize> {
         let log = &recording.log;
         let inodes: Vec<u64> = log
@@ -184,13 +180,15 @@ impl Trial {
         let in_file: Vec<usize> = (0..log.len())
             .filter(|position| matches!(&log[*position], Record::Written { inode, .. } if inodes.contains(inode)))
             .collect();
+        let first_told = recording.told.first().map_or(log.len(), |(position, _)| *position);
         let random = &mut self.random;
         let mut moments: Vec<usize> = (0..cuts)
-            .map(|_| match random.u8(0..4) {
+            .map(|_| match random.u8(0..5) {
                 0 if !recording.told.is_empty() => recording.told[random.usize(..recording.told.len())].0 + 1,
                 1 if !in_file.is_empty() => {
                     (in_file[random.usize(..in_file.len())] + random.usize(0..4)).min(log.len())
                 }
+                2 => random.usize(0..=first_told),
                 _ => random.usize(0..=log.len()),
             })
             .collect();
@@ -198,7 +196,8 @@ impl Trial {
         moments
     }
 
-    fn check(&mut self, image: &Image, facts: &Facts, groups: &[Vec<String>], what: &str) {
+    /// Opens what a cut has left, and looks for all that must be there. Whether nothing is wrong.
+    fn check(&mut self, image: &Image, facts: &Facts, groups: &[Vec<String>], what: &str) -> bool {
         let directory = self.place.lay_out(image);
         let mut wrong = match Rows::read(&directory) {
             Ok(rows) => rows.complaints(facts, groups),
@@ -208,13 +207,14 @@ impl Trial {
         Place::clear(&directory);
         self.counts.cuts += 1;
         if wrong.is_empty() {
-            return;
+            return true;
         }
         if self.counts.failed == 0 {
             keep(image);
         }
         self.counts.failed += 1;
         self.complaints.push(format!("{what}: {}", wrong.join("; ")));
+        false
     }
 
     /// Starts the real binary on what a cut has left, and cuts the power in that too.

@@ -4,7 +4,7 @@
  *   POWERCUT_ROOT   the state directory, as an absolute path without links; it must exist
  *   POWERCUT_LOG    the file to append the log to, outside that directory
  *
- * A record is five little-endian words and some bytes: u32 kind, u32 length of the bytes, u64 a, u64 b, bytes.
+ * A record, in little-endian: u32 kind, u32 length of the bytes, u64 a, u64 b, bytes.
  *
  *   kind        a       b         bytes
  *   1 opened    inode   1 = made  name
