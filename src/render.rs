@@ -22,6 +22,7 @@ mod email;
 mod helpers;
 mod html;
 mod notice;
+mod quick;
 mod slack;
 mod taint;
 mod teams;
@@ -44,10 +45,11 @@ use std::path::{Path, PathBuf};
 use handlebars::{Handlebars, Template};
 use serde_json::{Value, json};
 
-use self::context::Shape;
 pub use self::context::{Circumstances, Context, Detour, is_runbook_url};
-pub use self::digest::{Digest, DigestKind};
+use self::context::{Shape, event_without_body};
+pub use self::digest::{Digest, DigestCount, DigestKind};
 pub use self::notice::Notice;
+use self::quick::{Program, Scope};
 use self::template::{Facts, Finding};
 use crate::model::{Channel, Content};
 
@@ -195,16 +197,16 @@ impl Renderer {
         let allowed = context.allowed();
         match channel {
             Channel::Slack => self.json(Format::Slack, name, context, |document| {
-                let mut message = taint::resolve(document, &|spot, pieces| slack::write(spot, pieces, allowed))?;
-                slack::fit(&mut message).map(|()| message).map_err(Fault::Limit)
+                taint::resolve(document, &|spot, pieces| slack::write(spot, pieces, allowed))?;
+                slack::fit(document).map_err(Fault::Limit)
             }),
             Channel::Teams => self.json(Format::Teams, name, context, |document| {
-                let mut card = taint::resolve(document, &|spot, pieces| teams::write(spot, pieces, allowed))?;
-                teams::fit(&mut card).map(|()| card).map_err(Fault::Limit)
+                taint::resolve(document, &|spot, pieces| teams::write(spot, pieces, allowed))?;
+                teams::fit(document).map_err(Fault::Limit)
             }),
             Channel::Webhook => self.json(Format::Webhook, name, context, |document| {
-                let body = taint::resolve(document, &|spot, pieces| Ok(webhook::write(spot, &pieces)))?;
-                webhook::fit(&body).map(|()| body).map_err(Fault::Limit)
+                taint::resolve(document, &|spot, pieces| Ok(webhook::write(spot, &pieces)))?;
+                webhook::fit(document).map_err(Fault::Limit)
             }),
             Channel::Email => self.mail(name, context),
         }
@@ -215,11 +217,12 @@ impl Renderer {
         format: Format,
         name: &str,
         context: &Context,
-        finish: impl FnOnce(&Value) -> Result<Value, Fault>,
+        finish: impl FnOnce(&mut Value) -> Result<(), Fault>,
     ) -> Result<Content, RenderError> {
         let rendered = self.rendered(format, name, context)?;
         let document = taint::parse(&rendered).map_err(Fault::NotJson);
-        document.and_then(|document| finish(&document)).map(Content::Json).map_err(|fault| fault.of(format, name))
+        let finished = document.and_then(|mut document| finish(&mut document).map(|()| document));
+        finished.map(Content::Json).map_err(|fault| fault.of(format, name))
     }
 
     fn mail(&self, name: &str, context: &Context) -> Result<Content, RenderError> {
@@ -304,8 +307,8 @@ impl Format {
         self.part().is_none()
     }
 
-    /// How a printed value is written.
-    const fn escape(self) -> fn(&str) -> String {
+    /// How a printed value is written: added to what was written before.
+    const fn escape(self) -> fn(&str, &mut String) {
         match self {
             Self::Slack | Self::Teams | Self::Webhook => taint::mark,
             Self::Subject | Self::Text => email::mark_line,
@@ -363,6 +366,8 @@ struct Templates {
     registry: Handlebars<'static>,
     /// What is known of each.
     read: BTreeMap<String, Facts>,
+    /// Of those that need no handlebars.
+    programs: BTreeMap<String, Program>,
 }
 
 impl Templates {
@@ -370,7 +375,11 @@ impl Templates {
         let mut registry = Handlebars::new();
         registry.set_strict_mode(true);
         registry.set_prevent_indent(true);
-        registry.register_escape_fn(format.escape());
+        registry.register_escape_fn(move |value| {
+            let mut text = String::new();
+            format.escape()(value, &mut text);
+            text
+        });
         helpers::register(&mut registry, format == Format::Webhook);
         let mut errors = Vec::new();
         let mut parsed: BTreeMap<String, Template> = BTreeMap::new();
@@ -402,12 +411,42 @@ impl Templates {
             findings.extend(found);
         }
         let errors: Vec<_> = findings.into_iter().filter_map(located).collect();
-        if errors.is_empty() { Ok(Self { registry, read }) } else { Err(errors) }
+        let programs = parsed
+            .iter()
+            .filter_map(|(name, template)| Some((name.clone(), quick::read(template, &parsed)?)))
+            .collect();
+        if errors.is_empty() { Ok(Self { registry, read, programs }) } else { Err(errors) }
     }
 
     fn render(&self, format: Format, name: &str, context: &Context) -> Result<String, RenderError> {
         let none = Facts::default();
-        let data = context.as_read(self.read.get(name).unwrap_or(&none), format == Format::Webhook);
+        let facts = self.read.get(name).unwrap_or(&none);
+        match self.by_program(format, name, context, facts) {
+            Some(text) => Ok(text),
+            None => self.by_handlebars(format, name, context, facts),
+        }
+    }
+
+    fn by_program(&self, format: Format, name: &str, context: &Context, facts: &Facts) -> Option<String> {
+        let program = self.programs.get(name)?;
+        if format == Format::Webhook {
+            // Of a digest machines get more than the context has ready.
+            let event = context.event()?;
+            let shown = event_without_body(event, facts, false);
+            return program.run(Scope::for_machines(context.data(), &shown, event), format.escape());
+        }
+        let event = context.event_as_read(facts);
+        program.run(Scope::new(context.data(), event.as_ref()), format.escape())
+    }
+
+    fn by_handlebars(
+        &self,
+        format: Format,
+        name: &str,
+        context: &Context,
+        facts: &Facts,
+    ) -> Result<String, RenderError> {
+        let data = context.as_read(facts, format == Format::Webhook);
         let mut out = Bounded { bytes: Vec::new() };
         self.registry.render_with_context_to_write(name, &data, &mut out).map_err(|error| {
             let place = match (error.line_no, error.column_no) {

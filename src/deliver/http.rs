@@ -41,7 +41,7 @@ impl Timeouts {
 /// As much of an answer as is read. The longest that a contract needs is a Slack error of a few hundred bytes.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// As many as a webhook is sent at once: fewer would open a connection for most messages of a backlog.
-const IDLE_CONNECTIONS_MAX: usize = 16;
+const IDLE_CONNECTIONS_MAX: usize = 32;
 /// Shorter than the keep-alive of common servers: a request that meets a connection just being closed has an unknown
 /// outcome, so such meetings must be rare.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(15);
@@ -73,6 +73,8 @@ impl Clients {
                 .redirect(reqwest::redirect::Policy::none())
                 .retry(reqwest::retry::never())
                 .referer(false)
+                // Answers are a few words, and only a bounded part of them is read.
+                .no_gzip()
                 .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
                 .pool_idle_timeout(IDLE_TIME_MAX)
                 .user_agent(concat!("halo-relay/", env!("CARGO_PKG_VERSION")))

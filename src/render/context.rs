@@ -31,7 +31,9 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Map, Value, json};
+#[cfg(test)]
+use serde_json::json;
+use serde_json::{Map, Value};
 
 use super::digest::{self, Digest};
 use super::notice::{self, Notice};
@@ -123,6 +125,15 @@ pub(super) struct Said {
     pub(super) facts: Vec<Value>,
 }
 
+/// `json!` of an object whose values are moved: that macro copies them.
+macro_rules! object {
+    ({ $($name:literal: $value:expr),+ $(,)? }) => {{
+        let mut map = Map::with_capacity([$($name),+].len());
+        $(map.insert($name.to_owned(), Value::from($value));)+
+        Value::Object(map)
+    }};
+}
+
 /// Bounds of what is shown, in characters. Headlines fit Slack's 150 for a header block even when every part is at its
 /// longest; see [`slack`](super::slack) for the limit.
 pub(super) const TITLE_MAX: usize = 60;
@@ -135,7 +146,7 @@ const REASON_MAX: usize = 200;
 const FIELD_MAX: usize = 1_000;
 const FIELDS_MAX: usize = 100;
 
-/// A message says so when it is later than this.
+/// A message says so when it is as late as this, or later.
 const LATE_AFTER_MINUTES: u64 = 10;
 
 /// Whether an address is fit to be a runbook: `https` or `http`, a plain host, printable ASCII.
@@ -154,9 +165,9 @@ impl Context {
             facts: facts(event, &target),
             title,
         };
-        let mut data = common(&said, about);
+        let mut data = common(said, about);
         let link = event.url.as_deref().filter(|url| is_vendor_url(url));
-        data["link"] = json!({"url": link, "label": link.map(|_| "Open in Halo Security")});
+        data["link"] = object!({"url": link, "label": link.map(|_| "Open in Halo Security")});
         data["event"] = event_shown(event, &target);
         Self::build(data, Subject::Event(event.clone()), target.plain)
     }
@@ -164,7 +175,7 @@ impl Context {
     /// Several events in one message.
     pub fn digest(digest: &Digest, about: &Circumstances<'_>) -> Self {
         let told = digest::told(digest, about);
-        let mut data = common(&told.said, about);
+        let mut data = common(told.said, about);
         data["digest"] = told.data;
         Self::build(data, Subject::Digest(digest.clone()), None)
     }
@@ -172,7 +183,7 @@ impl Context {
     /// News of the relay itself.
     pub fn notice(notice: &Notice<'_>, about: &Circumstances<'_>) -> Self {
         let (said, shown) = notice::told(notice, about);
-        let mut data = common(&said, about);
+        let mut data = common(said, about);
         data["notice"] = shown;
         Self::build(data, Subject::Notice, None)
     }
@@ -188,25 +199,36 @@ impl Context {
     }
 
     /// As chat and mail templates see it, but for `event.fields`.
-    #[cfg(test)]
-    pub(super) fn for_people(&self) -> &Value {
+    pub(super) fn data(&self) -> &Value {
         self.data.data()
     }
 
     /// As a template sees it: with the fields that it reads.
     pub(super) fn as_read(&self, read: &Read, for_machines: bool) -> Cow<'_, handlebars::Context> {
-        if !for_machines && !read.all_fields && read.fields.is_empty() {
-            return Cow::Borrowed(&self.data);
-        }
-        let mut context = self.data.clone();
-        let data = context.data_mut();
+        let mut data = Cow::Borrowed(&self.data);
         match &self.subject {
-            Subject::Event(event) if for_machines => data["event"] = event_raw_as_read(event, read),
-            Subject::Event(event) => data["event"]["fields"] = self.fields_as_read(event, read),
-            Subject::Digest(digest) if for_machines => digest::add_raw(&mut data["digest"], digest),
+            Subject::Event(event) if for_machines => {
+                let mut shown = event_without_body(event, read, true);
+                shown["body"] = Value::Object(event.body().clone());
+                data.to_mut().data_mut()["event"] = shown;
+            }
+            Subject::Event(_) => {
+                if let Some(event) = self.event_as_read(read) {
+                    data.to_mut().data_mut()["event"] = event;
+                }
+            }
+            Subject::Digest(digest) if for_machines => digest::add_raw(&mut data.to_mut().data_mut()["digest"], digest),
             Subject::Digest(_) | Subject::Notice => {}
         }
-        Cow::Owned(context)
+        data
+    }
+
+    /// For chat and mail: the member `event` with the fields that are read, unless it is as in [`data`](Self::data).
+    pub(super) fn event_as_read(&self, read: &Read) -> Option<Value> {
+        let event = self.event().filter(|_| read.all_fields || !read.fields.is_empty())?;
+        let mut shown = self.data()["event"].clone();
+        shown["fields"] = self.fields_as_read(event, read);
+        Some(shown)
     }
 
     fn fields_as_read(&self, event: &Event, read: &Read) -> Value {
@@ -235,7 +257,7 @@ impl Context {
 
     /// The lines of the small plain message, without its link and without the footer that ends it.
     pub(super) fn plain_lines(&self) -> impl Iterator<Item = &str> {
-        let data = self.data.data();
+        let data = self.data();
         ["/headline", "/detour/text", "/late", "/digest/why", "/digest/rest", "/notice/remedy"]
             .into_iter()
             .filter_map(|at| data.pointer(at)?.as_str())
@@ -246,7 +268,7 @@ impl Context {
     }
 
     pub(super) fn link(&self) -> Option<&str> {
-        self.data.data()["link"]["url"].as_str()
+        self.data()["link"]["url"].as_str()
     }
 
     /// The event, in that shape.
@@ -258,24 +280,24 @@ impl Context {
     }
 
     pub(super) fn delivery_id(&self) -> &str {
-        self.data.data()["delivery"]["id"].as_str().unwrap_or_default()
+        self.data()["delivery"]["id"].as_str().unwrap_or_default()
     }
 
     /// A text member of the top level, unless it is null.
     pub(super) fn text(&self, member: &str) -> Option<&str> {
-        self.data.data()[member].as_str()
+        self.data()[member].as_str()
     }
 
     /// A member, null if there is none.
     pub(super) fn value(&self, member: &str) -> &Value {
-        &self.data.data()[member]
+        &self.data()[member]
     }
 }
 
 /// The members that all shapes have.
-fn common(said: &Said, about: &Circumstances<'_>) -> Value {
+fn common(said: Said, about: &Circumstances<'_>) -> Value {
     let (late, delay) = late(about);
-    json!({
+    object!({
         "version": 1,
         "shape": said.shape.name(),
         "headline": said.headline,
@@ -286,12 +308,12 @@ fn common(said: &Said, about: &Circumstances<'_>) -> Value {
         "detour": detour(about),
         "footer": footer(about),
         "severity": severity(about.severity),
-        "link": {"url": null, "label": null},
+        "link": object!({"url": Value::Null, "label": Value::Null}),
         "runbook": about.runbook.filter(|url| is_plain_url(url)),
         "rule": clean(about.rule.as_str(), NAME_MAX),
         "destination": clean(about.destination.as_str(), NAME_MAX),
         "code": about.code.to_string(),
-        "delivery": {"id": about.delivery_id.as_str()},
+        "delivery": object!({"id": about.delivery_id.as_str()}),
         "received": about.received.to_string(),
         "test": about.test,
         "may_repeat": about.may_repeat,
@@ -309,10 +331,12 @@ pub(super) fn one(text: &str) -> String {
 }
 
 fn detour(about: &Circumstances<'_>) -> Value {
-    let Some(detour) = about.detour else { return json!({"text": null, "from": null, "why": null}) };
+    let Some(detour) = about.detour else {
+        return object!({"text": Value::Null, "from": Value::Null, "why": Value::Null});
+    };
     let (from, why) = (clean(detour.from.as_str(), NAME_MAX), reason(detour.why, REASON_MAX));
     let because = if why.is_empty() { String::new() } else { format!(": {why}") };
-    json!({"text": format!("meant for {from}, which takes no messages{because}"), "from": from, "why": why})
+    object!({"text": format!("meant for {from}, which takes no messages{because}"), "from": from, "why": why})
 }
 
 /// The host or network an event is about, as it may be shown.
@@ -402,7 +426,7 @@ fn severity(severity: Severity) -> Value {
         Severity::Low => ("🔵", "#2F6FB5", "emphasis"),
         Severity::Info => ("⚪", "#6B7280", "default"),
     };
-    json!({
+    object!({
         "name": severity.name(), "word": word(severity), "rank": severity.rank(),
         "emoji": emoji, "color": color, "style": style,
     })
@@ -416,7 +440,7 @@ fn footer(about: &Circumstances<'_>) -> String {
 /// How late it is, with the reason, and the reason alone.
 fn late(about: &Circumstances<'_>) -> (Option<String>, Option<String>) {
     let minutes = about.now.since(about.received).as_secs() / 60;
-    if minutes <= LATE_AFTER_MINUTES {
+    if minutes < LATE_AFTER_MINUTES {
         return (None, None);
     }
     let (count, unit) = match minutes {
@@ -431,9 +455,9 @@ fn late(about: &Circumstances<'_>) -> (Option<String>, Option<String>) {
 
 /// Two to five facts: those the catalogue names, else the event's own fields in their order; then an address that is no
 /// link, and the time. What the headline says already, and what another fact said, is not said again.
-fn facts(event: &Event, target: &Target) -> Vec<Value> {
+pub(super) fn facts<'a>(event: &'a Event, target: &'a Target) -> Vec<Value> {
     const MAX: usize = 5;
-    let mut list = Facts { target, list: Vec::new() };
+    let mut list = Facts { target, seen: Vec::new(), list: Vec::new() };
     if target.shown.as_deref().is_some_and(|shown| shown.chars().count() > TARGET_SHOWN_MAX) {
         list.push_text("Target", target.shown.clone().unwrap_or_default());
     }
@@ -467,16 +491,22 @@ fn facts(event: &Event, target: &Target) -> Vec<Value> {
     if list.list.len() < 2 {
         list.push_text("Event id", tame(event.id.as_str(), None, FACT_MAX));
     }
-    list.list.into_iter().map(|(label, value)| json!({"label": label, "value": value})).collect()
+    list.list.into_iter().map(|(label, value)| object!({"label": label, "value": value})).collect()
 }
 
 struct Facts<'a> {
     target: &'a Target,
+    /// What was looked at: to compare is much cheaper than to make fit to be shown.
+    seen: Vec<&'a Value>,
     list: Vec<(String, String)>,
 }
 
-impl Facts<'_> {
-    fn push(&mut self, label: &str, value: &Value) {
+impl<'a> Facts<'a> {
+    fn push(&mut self, label: &str, value: &'a Value) {
+        if self.seen.contains(&value) {
+            return;
+        }
+        self.seen.push(value);
         let text = tame(&brief(value), self.target.plain.as_deref(), FACT_MAX);
         let said = self.target.is(&text) || self.list.iter().any(|(_, said)| *said == text);
         if !said {
@@ -502,41 +532,38 @@ fn event_shown(event: &Event, target: &Target) -> Value {
     let own = target.plain.as_deref();
     let url =
         event.url.as_deref().map(|url| if is_vendor_url(url) { url.to_owned() } else { tame(url, None, FIELD_MAX) });
-    json!({
+    object!({
         "id": tame(event.id.as_str(), None, 128),
         "key": tame(event.key.as_str(), None, 128),
         "subject": tame(&event.subject, own, FACT_MAX),
         "url": url,
         "time": event.time.map(|time| time.to_string()),
         "when": when(event),
-        "target": target.shown,
-        "fields": {},
+        "target": target.shown.as_deref(),
+        "fields": Map::new(),
     })
 }
 
-/// The record's values as they came, with null for each field that the template reads and the record has not.
-fn event_raw_as_read(event: &Event, read: &Read) -> Value {
-    let mut raw = event_raw(event);
-    if let Some(fields) = raw["fields"].as_object_mut() {
-        for name in &read.fields {
-            fields.entry(name).or_insert_with(|| event.field(name).cloned().unwrap_or_default());
-        }
+/// The member `event` for machines; with the fields that are read by name, or with `all`.
+pub(super) fn event_without_body(event: &Event, read: &Read, all: bool) -> Value {
+    let all = event.fields().filter(|_| all || read.all_fields);
+    let mut fields: Map<_, _> = all.map(|(name, value)| (name.to_owned(), value.clone())).collect();
+    for name in &read.fields {
+        fields.entry(name).or_insert_with(|| event.field(name).cloned().unwrap_or_default());
     }
-    raw
+    event_raw(event, fields)
 }
 
-fn event_raw(event: &Event) -> Value {
-    let fields: Map<_, _> = event.fields().map(|(name, value)| (name.to_owned(), value.clone())).collect();
-    json!({
+fn event_raw(event: &Event, fields: Map<String, Value>) -> Value {
+    object!({
         "id": event.id.as_str(),
         "key": event.key.as_str(),
-        "subject": event.subject,
-        "url": event.url,
+        "subject": event.subject.as_str(),
+        "url": event.url.as_deref(),
         "time": event.time.map(|time| time.to_string()),
         "when": when(event),
         "target": event.target(),
         "fields": fields,
-        "body": event.body(),
     })
 }
 
@@ -552,7 +579,7 @@ mod tests {
     }
 
     fn context(event: &Event, change: impl FnOnce(&mut Circumstances<'_>)) -> Value {
-        full_context(event, change).for_people().clone()
+        full_context(event, change).data().clone()
     }
 
     fn full_context(event: &Event, change: impl FnOnce(&mut Circumstances<'_>)) -> Context {
@@ -673,7 +700,8 @@ mod tests {
             context(&sample, |about| about.now = about.received.plus(Duration::from_secs(minutes * 60)))["late"].clone()
         };
         assert_eq!(late(0), Value::Null);
-        assert_eq!(late(10), Value::Null);
+        assert_eq!(late(9), Value::Null);
+        assert_eq!(late(10), "sent 10 minutes late");
         assert_eq!(late(42), "sent 42 minutes late");
         assert_eq!(late(150), "sent 2 hours late");
         assert_eq!(late(60 * 24 * 3), "sent 3 days late");
@@ -683,7 +711,7 @@ mod tests {
             });
             (told["late"].clone(), told["delay"].clone())
         };
-        assert_eq!(why(10, "it was down"), (Value::Null, Value::Null));
+        assert_eq!(why(9, "it was down"), (Value::Null, Value::Null));
         assert_eq!(why(11, "it was down"), (json!("sent 11 minutes late: it was down"), json!("it was down")));
         assert_eq!(why(11, "\u{200B}\n"), (json!("sent 11 minutes late"), Value::Null));
         assert_eq!(why(11, "see evil.example · x").1, "see evil[.]example – x");

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::context::{
-    Circumstances, FACT_MAX, NAME_MAX, Said, Shape, TITLE_MAX, Target, deadline, in_words, one, title, when, word,
+    self, Circumstances, FACT_MAX, NAME_MAX, Said, Shape, TITLE_MAX, Target, deadline, in_words, one, title, when, word,
 };
 use super::text::{clean, is_vendor_url, shorten, tame};
 use crate::catalogue;
@@ -72,28 +72,11 @@ impl Digest {
 
     /// Counts events, which come in the order in which they were received; nothing if there are none.
     pub fn of(kind: DigestKind, events: &[(Event, Timestamp)]) -> Option<Self> {
-        let (first, last) = (events.first()?.1, events.last()?.1);
-        let mut keys = BTreeMap::<&EventKey, u64>::new();
-        let mut targets = BTreeMap::<&str, u64>::new();
-        for (event, _) in events {
-            *keys.entry(&event.key).or_default() += 1;
-            if let Some(target) = event.target() {
-                *targets.entry(target).or_default() += 1;
-            }
+        let mut count = DigestCount::default();
+        for (event, received) in events {
+            count.add(event.clone(), *received);
         }
-        let more_targets = targets.len().saturating_sub(Self::LISTED_MAX);
-        let keys = most_frequent(keys).map(|(key, count)| (key.clone(), count));
-        let targets = most_frequent(targets).map(|(target, count)| (target.to_owned(), count));
-        Some(Self {
-            kind,
-            count: number(events.len()),
-            first,
-            last,
-            keys: keys.collect(),
-            targets: targets.collect(),
-            more_targets: number(more_targets),
-            events: events.iter().take(Self::LISTED_MAX).map(|(event, _)| event.clone()).collect(),
-        })
+        count.digest(kind)
     }
 
     fn listed(&self) -> impl Iterator<Item = &Event> {
@@ -111,6 +94,46 @@ impl Digest {
         }
         let event = self.listed().find(|event| event.key == *key);
         event.map_or_else(|| tame(&in_words(key.as_str()), None, TITLE_MAX), title)
+    }
+}
+
+/// Counts the events of a digest one by one, in the order in which they were received. Keeps no more of them whole than are
+/// listed: a digest may tell thousands, and each may be large.
+#[derive(Debug, Default)]
+pub struct DigestCount {
+    span: Option<(Timestamp, Timestamp)>,
+    count: u64,
+    keys: BTreeMap<EventKey, u64>,
+    targets: BTreeMap<String, u64>,
+    events: Vec<Event>,
+}
+
+impl DigestCount {
+    pub fn add(&mut self, event: Event, received: Timestamp) {
+        self.span = Some((self.span.map_or(received, |(first, _)| first), received));
+        self.count += 1;
+        *self.keys.entry(event.key.clone()).or_default() += 1;
+        if let Some(target) = event.target() {
+            *self.targets.entry(target.to_owned()).or_default() += 1;
+        }
+        if self.events.len() < Digest::LISTED_MAX {
+            self.events.push(event);
+        }
+    }
+
+    /// Nothing if there were no events.
+    pub fn digest(self, kind: DigestKind) -> Option<Digest> {
+        let (first, last) = self.span?;
+        Some(Digest {
+            kind,
+            count: self.count,
+            first,
+            last,
+            more_targets: number(self.targets.len().saturating_sub(Digest::LISTED_MAX)),
+            keys: most_frequent(self.keys).collect(),
+            targets: most_frequent(self.targets).collect(),
+            events: self.events,
+        })
     }
 }
 
@@ -161,7 +184,7 @@ pub(super) fn told(digest: &Digest, about: &Circumstances<'_>) -> Told {
             json!({"target": Target::named(target).in_short(), "count": count})
         }).collect::<Vec<_>>(),
         "more_targets": digest.more_targets,
-        "events": digest.listed().map(|event| listed(event, kinds.len() > 1)).collect::<Vec<_>>(),
+        "events": digest.listed().map(|event| listed(event, kinds.len() > 1, digest.targets.len() == 1 && digest.more_targets == 0)).collect::<Vec<_>>(),
         "left_out": digest.left_out(),
         "why": why,
         "rest": format!("halo-relay explain {} lists all {}", about.code, digest.count),
@@ -240,11 +263,16 @@ fn counted(items: impl Iterator<Item = (String, u64)>, more: u64) -> String {
 /// Addresses cannot be cut: ten of them must leave room for the rest of a message.
 const LINK_MAX: usize = 500;
 
-/// One event as a line: `www.example.org · 7 days`, with its title first where there are several kinds.
-fn listed(event: &Event, titled: bool) -> Value {
-    let (title, target, deadline) = (one(&title(event)), Target::of(event).in_short(), deadline(event));
+/// One event as a line: `www.example.org · 7 days`, with its title first where there are several kinds. Where all have the same
+/// target that is in the headline, and what tells the events apart is here: `Port 8443 · 7 days`.
+fn listed(event: &Event, titled: bool, one_target: bool) -> Value {
+    let about = Target::of(event);
+    let (title, target, deadline) = (one(&title(event)), about.in_short(), deadline(event));
+    let fact = context::facts(event, &about).into_iter().next().filter(|_| one_target);
+    let fact = fact.and_then(|fact| Some(one(&format!("{} {}", fact["label"].as_str()?, fact["value"].as_str()?))));
+    let place = if fact.is_some() { None } else { target.clone() };
     let titled = titled || (target.is_none() && deadline.is_none());
-    let parts = [titled.then(|| title.clone()), target.clone(), deadline.clone()];
+    let parts = [titled.then(|| title.clone()), place, fact, deadline.clone()];
     let line = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" · ");
     json!({
         "line": line,
@@ -331,7 +359,7 @@ mod tests {
     }
 
     fn shown(digest: &Digest) -> Value {
-        about(|_| (), |about| super::super::Context::digest(digest, about)).for_people().clone()
+        about(|_| (), |about| super::super::Context::digest(digest, about)).data().clone()
     }
 
     #[test]

@@ -48,8 +48,8 @@ pub(super) fn body(rendered: &str) -> String {
 }
 
 /// A printed value in HTML.
-pub(super) fn mark_html(value: &str) -> String {
-    mark_text(value, escape_html)
+pub(super) fn mark_html(value: &str, out: &mut String) {
+    mark_text(value, escape_html, out);
 }
 
 fn escape_html(value: &str) -> String {
@@ -71,8 +71,8 @@ fn escape_html(value: &str) -> String {
 }
 
 /// A printed value in a subject or in plain text: one line.
-pub(super) fn mark_line(value: &str) -> String {
-    mark_text(value, one_line)
+pub(super) fn mark_line(value: &str, out: &mut String) {
+    mark_text(value, one_line, out);
 }
 
 fn one_line(value: &str) -> String {

@@ -95,7 +95,7 @@ impl HelperDef for Given {
     }
 }
 
-fn first_given(values: &[&Value]) -> Value {
+pub(super) fn first_given(values: &[&Value]) -> Value {
     let given = |value: &Value| !value.is_null() && value.as_str() != Some("");
     values.iter().copied().find(|value| given(value)).cloned().unwrap_or(Value::Null)
 }
@@ -118,6 +118,8 @@ fn write_json(
 ) -> HelperResult {
     let value = helper.param(0).filter(|value| !value.is_value_missing());
     let value = value.ok_or(RenderErrorReason::ParamNotFoundForIndex(JSON, 0))?;
-    out.write(&mark_json(value.value()))?;
+    let mut text = String::new();
+    mark_json(value.value(), &mut text);
+    out.write(&text)?;
     Ok(())
 }

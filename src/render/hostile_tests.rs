@@ -9,7 +9,7 @@ use super::*;
 use crate::model::{DestinationName, Event, Severity, Timestamp};
 
 /// What has been used, or could be, to break out of some channel's text.
-const HOSTILE: [&str; 52] = [
+pub(super) const HOSTILE: [&str; 52] = [
     "<!channel>",
     "<!here|x> <@U1> <#C1> <!subteam^S1>",
     "<http://evil.example|click>",

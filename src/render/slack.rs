@@ -66,10 +66,7 @@ enum Place {
 fn place(spot: &Spot<'_>) -> Place {
     match (spot.kind(), spot.key) {
         (Some("mrkdwn"), "text") => Place::Mrkdwn,
-        (Some("plain_text"), "text") => {
-            let emoji = spot.object.and_then(|object| object.get("emoji")) != Some(&Value::Bool(false));
-            Place::Plain { emoji }
-        }
+        (Some("plain_text"), "text") => Place::Plain { emoji: !spot.has_no_emoji() },
         (Some("text" | "link" | "raw_text"), "text") | (_, "alt_text") => Place::Rich,
         (Some("emoji"), "name") => Place::Token,
         (None, "text") if spot.path.len() == 1 => Place::Mrkdwn,

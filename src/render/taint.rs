@@ -17,6 +17,7 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::text::defang;
@@ -31,26 +32,38 @@ const MARKS: [char; 5] = [OPEN, CLOSE, JSON_OPEN, JSON_CLOSE, ENCODED];
 
 /// Whether a text holds a character that means something here: no template may.
 pub(super) fn has_mark(text: &str) -> bool {
-    text.contains(MARKS)
+    text.as_bytes().contains(&MARK_BYTE) && text.contains(MARKS)
 }
 
-/// A printed value: marked and escaped for the inside of a JSON string.
-pub(super) fn mark(value: &str) -> String {
-    // To write a text as JSON cannot fail.
-    let quoted = serde_json::to_string(&encode(value)).unwrap_or_default();
-    let inner = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
-    format!("{OPEN}{inner}{CLOSE}")
+/// A printed value, added to `out`: marked and escaped for the inside of a JSON string.
+pub(super) fn mark(value: &str, out: &mut String) {
+    let value = encode(value);
+    out.push(OPEN);
+    if value.bytes().any(|byte| matches!(byte, b'"' | b'\\' | ..b' ')) {
+        // To write a text as JSON cannot fail.
+        let quoted = serde_json::to_string(&value).unwrap_or_default();
+        out.push_str(quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default());
+    } else {
+        out.push_str(&value);
+    }
+    out.push(CLOSE);
 }
 
 /// A printed value in a document that is no JSON, written by `escape`.
-pub(super) fn mark_text(value: &str, escape: fn(&str) -> String) -> String {
-    format!("{OPEN}{}{CLOSE}", encode(&escape(value)))
+pub(super) fn mark_text(value: &str, escape: fn(&str) -> String, out: &mut String) {
+    out.push(OPEN);
+    out.push_str(&encode(&escape(value)));
+    out.push(CLOSE);
 }
 
-/// A value printed as JSON: text that stands for itself, outside of any string.
-pub(super) fn mark_json(value: &Value) -> String {
+/// A value printed as JSON, added to `out`: text that stands for itself, outside of any string.
+pub(super) fn mark_json(value: &impl Serialize, out: &mut String) {
+    // To write JSON as text cannot fail.
+    let text = serde_json::to_string(value).unwrap_or_default();
+    out.push(JSON_OPEN);
     // Marks occur in JSON only within its strings, so encoding the text encodes the strings.
-    format!("{JSON_OPEN}{}{JSON_CLOSE}", encode(&value.to_string()))
+    out.push_str(&encode(&text));
+    out.push(JSON_CLOSE);
 }
 
 /// The first byte that all marks share: most text has none, and to look for one byte is quick.
@@ -99,10 +112,13 @@ pub(super) fn parse(rendered: &str) -> Result<Value, NotJson> {
     // Where the letter after a backslash begins.
     let mut escaped = None;
     let mut line = 1;
-    let matters = |letter: char| matches!(letter, '"' | '\\' | '\n' | OPEN | JSON_OPEN | JSON_CLOSE);
-    for (at, letter) in rendered.match_indices(matters) {
+    for (at, byte) in rendered.bytes().enumerate() {
+        let letter = match byte {
+            b'"' | b'\\' | b'\n' => char::from(byte),
+            MARK_BYTE => rendered[at..].chars().next().unwrap_or_default(),
+            _ => continue,
+        };
         let fault = |message: &str| Err(NotJson { line, message: message.to_owned() });
-        let letter = letter.chars().next().unwrap_or_default();
         match letter {
             JSON_CLOSE => in_json = false,
             // What the helper printed is whole JSON values: it leaves the state as it was.
@@ -251,26 +267,55 @@ fn joined(pieces: Vec<Piece>) -> Vec<Piece> {
 pub(super) struct Spot<'a> {
     /// The member whose value the string is, or is an item of.
     pub(super) key: &'a str,
-    /// The object that member belongs to, as the template wrote it.
-    pub(super) object: Option<&'a Map<String, Value>>,
+    /// The object that member belongs to.
+    object: &'a Object,
     /// Members and indices from the root, the last one included.
-    pub(super) path: &'a [String],
+    pub(super) path: &'a [Step<'a>],
+}
+
+/// What the template itself says of an object.
+#[derive(Debug, Default)]
+struct Object {
+    kind: Option<String>,
+    no_emoji: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step<'a> {
+    Member(&'a str),
+    Item(usize),
+}
+
+impl Object {
+    /// Before any value in it is written: what a value says must not look like a literal.
+    fn of(members: &Map<String, Value>) -> Self {
+        let kind = members.get("type").and_then(Value::as_str).filter(|kind| !has_mark(kind));
+        Self { kind: kind.map(str::to_owned), no_emoji: members.get("emoji") == Some(&Value::Bool(false)) }
+    }
 }
 
 impl Spot<'_> {
     /// The object's `type`, if it is a literal.
     pub(super) fn kind(&self) -> Option<&str> {
-        self.object?.get("type")?.as_str().filter(|kind| !has_mark(kind))
+        self.object.kind.as_deref()
+    }
+
+    /// Whether the object says `"emoji": false`.
+    pub(super) fn has_no_emoji(&self) -> bool {
+        self.object.no_emoji
     }
 
     /// Whether the string stands anywhere below a member of this name.
     pub(super) fn is_below(&self, member: &str) -> bool {
-        self.path.iter().any(|step| step == member)
+        self.path.contains(&Step::Member(member))
     }
 
     /// The member that holds the list which holds the object.
     pub(super) fn list(&self) -> Option<&str> {
-        self.path.len().checked_sub(3).and_then(|at| self.path.get(at)).map(String::as_str)
+        match self.path.len().checked_sub(3).and_then(|at| self.path.get(at)) {
+            Some(Step::Member(name)) => Some(name),
+            _ => None,
+        }
     }
 }
 
@@ -288,55 +333,61 @@ pub(super) type Rule<'r> = dyn Fn(&Spot<'_>, Vec<Piece>) -> Result<String, Strin
 /// Writes every string that holds values by the channel's rule, and leaves the rest alone. For people, words are
 /// [`part`]ed; machines get values as they are.
 /// Object members are never named by a value.
-pub(super) fn resolve(document: &Value, rule: &Rule<'_>) -> Result<Value, Refused> {
-    resolve_at(document, "", None, &mut Vec::new(), rule)
+pub(super) fn resolve(document: &mut Value, rule: &Rule<'_>) -> Result<(), Refused> {
+    resolve_at(document, "", &Object::default(), &mut Vec::new(), rule)
 }
 
-fn resolve_at(
-    value: &Value,
+fn resolve_at<'v>(
+    value: &'v mut Value,
     key: &str,
-    object: Option<&Map<String, Value>>,
-    path: &mut Vec<String>,
+    object: &Object,
+    path: &mut Vec<Step<'v>>,
     rule: &Rule<'_>,
-) -> Result<Value, Refused> {
-    let refused = |path: &[String], why: String| Refused { pointer: pointer(path), why };
+) -> Result<(), Refused> {
+    let refused = |path: &[Step<'_>], why: String| Refused { pointer: pointer(path), why };
     match value {
-        Value::String(text) => {
-            if !text.contains(OPEN) {
-                return Ok(Value::String(decode(text)));
-            }
-            let text = rule(&Spot { key, object, path }, pieces(text));
-            text.map(Value::String).map_err(|why| refused(path, why))
+        Value::String(text) if has_mark(text) && text.contains(OPEN) => {
+            *text = rule(&Spot { key, object, path }, pieces(text)).map_err(|why| refused(path, why))?;
         }
+        Value::String(text) => decode_in_place(text),
         Value::Array(items) => {
-            let mut list = Vec::with_capacity(items.len());
-            for (index, item) in items.iter().enumerate() {
-                path.push(index.to_string());
-                list.push(resolve_at(item, key, object, path, rule)?);
+            for (index, item) in items.iter_mut().enumerate() {
+                path.push(Step::Item(index));
+                resolve_at(item, key, object, path, rule)?;
                 path.pop();
             }
-            Ok(Value::Array(list))
         }
         Value::Object(members) => {
-            let mut map = Map::new();
-            for (name, member) in members {
-                if name.contains(OPEN) {
+            if members.keys().any(|name| has_mark(name)) {
+                if members.keys().any(|name| name.contains(OPEN)) {
                     return Err(refused(path, "a value cannot name a member".to_owned()));
                 }
-                let name = decode(name);
-                path.push(name.clone());
-                let member = resolve_at(member, &name, Some(members), path, rule)?;
-                path.pop();
-                map.insert(name, member);
+                *members = std::mem::take(members).into_iter().map(|(name, member)| (decode(&name), member)).collect();
             }
-            Ok(Value::Object(map))
+            let object = Object::of(members);
+            for (name, member) in members.iter_mut() {
+                path.push(Step::Member(name));
+                resolve_at(member, name, &object, path, rule)?;
+                path.pop();
+            }
         }
-        other => Ok(other.clone()),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+    Ok(())
+}
+
+fn decode_in_place(text: &mut String) {
+    if text.as_bytes().contains(&MARK_BYTE) {
+        *text = decode(text);
     }
 }
 
-fn pointer(path: &[String]) -> String {
-    path.iter().flat_map(|step| ["/".to_owned(), step.replace('~', "~0").replace('/', "~1")]).collect()
+fn pointer(path: &[Step<'_>]) -> String {
+    let step = |step: &Step<'_>| match step {
+        Step::Member(name) => format!("/{}", name.replace('~', "~0").replace('/', "~1")),
+        Step::Item(index) => format!("/{index}"),
+    };
+    path.iter().map(step).collect()
 }
 
 /// The address a string consists of, if it is one of `links`.
@@ -395,6 +446,12 @@ mod tests {
 
     use super::*;
 
+    fn mark(value: &str) -> String {
+        let mut text = String::new();
+        super::mark(value, &mut text);
+        text
+    }
+
     #[expect(clippy::unnecessary_wraps, reason = "it stands for a rule")]
     #[expect(clippy::needless_pass_by_value, reason = "it stands for a rule")]
     fn concat(_: &Spot<'_>, pieces: Vec<Piece>) -> Result<String, String> {
@@ -403,6 +460,17 @@ mod tests {
             Piece::Value(text) => format!("[{text}]"),
         };
         Ok(pieces.iter().map(part).collect())
+    }
+
+    fn mark_json(value: &Value) -> String {
+        let mut text = String::new();
+        super::mark_json(value, &mut text);
+        text
+    }
+
+    fn resolved(mut document: Value) -> Value {
+        resolve(&mut document, &concat).unwrap();
+        document
     }
 
     #[test]
@@ -463,7 +531,7 @@ mod tests {
         ];
         for value in hostile {
             let document = parse(&format!(r#"{{"a": "x {}", "b": ["{}"]}}"#, mark(value), mark(value))).unwrap();
-            let resolved = resolve(&document, &concat).unwrap();
+            let resolved = resolved(document);
             let shown = if value.is_empty() { String::new() } else { format!("[{value}]") };
             assert_eq!(resolved, json!({"a": format!("x {shown}"), "b": [shown]}), "{value:?}");
         }
@@ -473,7 +541,7 @@ mod tests {
     fn json_comes_back_as_it_was() {
         let value = json!({"\u{FDD0}key\u{FDD3}": ["\u{FDD1}\"", 1, null, {"\u{FDD2}": "\\"}], "n": 1.5});
         let document = parse(&format!(r#"{{"data": {}}}"#, mark_json(&value))).unwrap();
-        assert_eq!(resolve(&document, &concat).unwrap(), json!({ "data": value }));
+        assert_eq!(resolved(document), json!({ "data": value }));
     }
 
     #[test]
@@ -491,8 +559,8 @@ mod tests {
         }
         assert!(parse(&format!(r#"{{"a": "\u00{}"}}"#, mark("41"))).is_err());
         assert!(parse("{\"a\": 1,\n}").is_err_and(|error| error.line == 2));
-        let named = parse(&format!(r#"{{"a": {{"{}": 1}}}}"#, mark("x"))).unwrap();
-        let refused = resolve(&named, &concat).unwrap_err();
+        let mut named = parse(&format!(r#"{{"a": {{"{}": 1}}}}"#, mark("x"))).unwrap();
+        let refused = resolve(&mut named, &concat).unwrap_err();
         assert_eq!((refused.pointer.as_str(), refused.why.as_str()), ("/a", "a value cannot name a member"));
     }
 

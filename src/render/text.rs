@@ -20,6 +20,9 @@ const VENDOR: &str = "halosecurity.com";
 /// Marks that are written over a letter are dropped after the third, since a heap of them covers the lines around.
 /// Reads no further than it needs, so an endless text costs no more than a long one.
 pub(super) fn clean(text: &str, max: usize) -> String {
+    if text.len() <= max && is_clean(text) {
+        return text.to_owned();
+    }
     let mut line = String::new();
     let (mut count, mut gap, mut marks) = (0, false, 0);
     for letter in text.chars() {
@@ -38,6 +41,15 @@ pub(super) fn clean(text: &str, max: usize) -> String {
         }
     }
     line
+}
+
+/// Whether nothing needs cleaning, as in most texts: printable ASCII, words one space apart.
+fn is_clean(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.iter().all(|byte| matches!(byte, b' '..=b'~'))
+        && !bytes.windows(2).any(|pair| pair == b"  ")
+        && !text.starts_with(' ')
+        && !text.ends_with(' ')
 }
 
 /// [`clean`] and defanged: an address in it cannot be clicked. `own` is a host name that may stand as it is.
@@ -156,7 +168,7 @@ pub(super) fn defang(text: &str, own: Option<&str>) -> String {
 const DOT_LIKE: &str = "\u{3002}\u{FF0E}\u{FF61}\u{2024}\u{FE52}";
 
 fn is_dot(letter: char) -> bool {
-    letter == '.' || DOT_LIKE.contains(letter)
+    letter == '.' || (!letter.is_ascii() && DOT_LIKE.contains(letter))
 }
 
 fn pattern(text: &str) -> Regex {
@@ -191,8 +203,10 @@ fn looks_like_host(words: &str) -> bool {
 }
 
 fn is_vendor(host: &str) -> bool {
-    let host = host.to_ascii_lowercase();
-    host.strip_suffix(VENDOR).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    let Some((rest, end)) = host.len().checked_sub(VENDOR.len()).and_then(|at| host.split_at_checked(at)) else {
+        return false;
+    };
+    end.eq_ignore_ascii_case(VENDOR) && (rest.is_empty() || rest.ends_with('.'))
 }
 
 /// A host name or IP address and nothing else: what may be shown as the event's own target without defanging.
@@ -226,7 +240,9 @@ pub(super) fn is_vendor_url(url: &str) -> bool {
 /// link in some channel's notation, and a plain host with an optional port.
 pub(super) fn is_plain_url(url: &str) -> bool {
     let Some(rest) = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")) else { return false };
-    let plain = |byte: u8| byte.is_ascii_graphic() && !b"\"'<>\\^`{|}".contains(&byte);
+    let plain = |byte: u8| {
+        byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{'..=b'}')
+    };
     let authority = authority(rest);
     let (host, port) = authority.split_once(':').unwrap_or((authority, "443"));
     url.len() <= 2_000 && url.bytes().all(plain) && is_plain_host(host) && port.parse::<u16>().is_ok()

@@ -1,8 +1,15 @@
 //! Which rules are worth asking about a key.
 //!
-//! The index only leaves out rules that cannot match; it decides nothing. For every brace-expanded glob it knows one text
-//! that a matching key must be or hold, so a key finds its candidates in time proportional to its own length and to their
-//! number, not to the number of rules. The rules themselves are then read as they would be without it.
+//! The index only leaves out rules that cannot match; it decides nothing. Of every brace-expanded glob it knows one thing
+//! that a matching key must have:
+//!
+//! - to be a certain text, if the glob has no wildcard;
+//! - else a word: `cert` of `website-cert-*`. Of a glob's words it takes the one that the fewest globs have;
+//! - else, if wildcards touch all its words, a text: `a-b` of `*a-b*`.
+//!
+//! So a key finds its candidates in time proportional to its own length and to their number, not to the number of rules.
+//! Keys and words are known by their hash alone: in a large set each further look into memory is what costs, and two texts
+//! of one hash cost no more than a needless question. The rules themselves are then read as they would be without it.
 
 use std::collections::HashMap;
 
@@ -12,35 +19,46 @@ use super::Rule;
 use crate::model::key::Needle;
 
 pub(super) struct Index {
-    /// Keys written out in full.
-    exact: HashMap<String, Vec<usize>>,
-    /// Finds the texts that globs require, all in one pass over the key.
+    /// Keys written out in full, and words, by their hash: the rules are this part of `listed`.
+    by_hash: HashMap<u64, (u32, u32)>,
+    listed: Vec<usize>,
+    /// Finds the texts that the other globs require, all in one pass over the key.
     texts: Option<AhoCorasick>,
     /// The rules behind each text, by its number in `texts`.
     by_text: Vec<Vec<usize>>,
-    /// Rules for which no text is known: `*`, `?[a-z]*`, exclusions alone, no `key` at all.
+    /// Rules for which nothing is known: `*`, `?[a-z]*`, exclusions alone, no `key` at all.
     always: Vec<usize>,
 }
 
 impl Index {
     pub(super) fn new(rules: &[Rule]) -> Self {
-        let mut exact: HashMap<String, Vec<usize>> = HashMap::new();
+        let mut hashed: Vec<(u64, usize)> = Vec::new();
         let mut within: HashMap<&str, Vec<usize>> = HashMap::new();
         let mut always = Vec::new();
-        for (rule, keys) in rules.iter().map(|rule| &rule.keys).enumerate() {
-            let including = keys.iter().flatten().filter(|pattern| !pattern.excludes());
-            let mut needles = including.flat_map(|pattern| pattern.glob().needles()).peekable();
-            if needles.peek().is_none() {
+        let counts = word_counts(rules);
+        for (rule, needles) in rules.iter().map(needles).enumerate() {
+            if needles.is_empty() {
                 always.push(rule);
             }
             for needle in needles {
                 match needle {
-                    Needle::Whole(key) => exact.entry(key.to_owned()).or_default().push(rule),
+                    Needle::Whole(key) => hashed.push((hash(key), rule)),
+                    Needle::Words(words) => {
+                        let rarest = words.into_iter().min_by_key(|word| counts.get(word));
+                        hashed.extend(rarest.map(|word| (hash(word), rule)));
+                    }
                     Needle::Within(text) => within.entry(text).or_default().push(rule),
                     Needle::Nothing => always.push(rule),
                 }
             }
         }
+        hashed.sort_unstable();
+        hashed.dedup();
+        let mut by_hash: HashMap<u64, (u32, u32)> = HashMap::new();
+        for (at, (hash, _)) in (0..).zip(&hashed) {
+            by_hash.entry(*hash).or_insert((at, at)).1 = at + 1;
+        }
+        let listed = hashed.into_iter().map(|(_, rule)| rule).collect();
         let (texts, by_text): (Vec<_>, Vec<_>) = within.into_iter().unzip();
         let kind = Some(AhoCorasickKind::ContiguousNFA);
         let texts = AhoCorasick::builder().kind(kind).build(texts).ok();
@@ -48,13 +66,17 @@ impl Index {
             // More text than the automaton can number, which is past two thousand million bytes: slow, but right.
             always.extend(by_text.iter().flatten());
         }
-        Self { exact, texts, by_text, always }
+        Self { by_hash, listed, texts, by_text, always }
     }
 
     /// In the rules' order, each once.
     pub(super) fn candidates(&self, key: &str) -> Vec<usize> {
         let mut candidates = self.always.clone();
-        candidates.extend(self.exact.get(key).into_iter().flatten());
+        for text in key.split('-').chain([key]) {
+            if let Some(&(start, end)) = self.by_hash.get(&hash(text)) {
+                candidates.extend_from_slice(&self.listed[start as usize..end as usize]);
+            }
+        }
         for found in self.texts.iter().flat_map(|texts| texts.find_overlapping_iter(key)) {
             candidates.extend(&self.by_text[found.pattern().as_usize()]);
         }
@@ -62,6 +84,30 @@ impl Index {
         candidates.dedup();
         candidates
     }
+}
+
+/// One for each alternative of the including globs.
+fn needles(rule: &Rule) -> Vec<Needle<'_>> {
+    let including = rule.keys.iter().flatten().filter(|pattern| !pattern.excludes());
+    including.flat_map(|pattern| pattern.glob().needles()).collect()
+}
+
+/// How many globs have each word.
+fn word_counts(rules: &[Rule]) -> HashMap<&str, usize> {
+    let mut counts = HashMap::new();
+    for needle in rules.iter().flat_map(needles) {
+        if let Needle::Words(words) = needle {
+            for word in words {
+                *counts.entry(word).or_default() += 1;
+            }
+        }
+    }
+    counts
+}
+
+/// FNV-1a. <https://datatracker.ietf.org/doc/html/draft-eastlake-fnv>
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -32,10 +32,12 @@ pub struct GlobError {
 }
 
 /// What a key must hold for one alternative of a glob to match: what an index can look up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Needle<'a> {
     /// The alternative has no wildcard: the key is this.
     Whole(&'a str),
+    /// The key has each of these, at least one, as a whole word: between hyphens or its own ends.
+    Words(Vec<&'a str>),
     /// The key has this in it.
     Within(&'a str),
     /// Nothing is known.
@@ -103,6 +105,7 @@ impl KeyGlob {
         self.alternatives.iter().map(|sequence| match sequence.as_slice() {
             [] => Needle::Whole(""),
             [Token::Text(text)] => Needle::Whole(text),
+            _ if words(sequence).next().is_some() => Needle::Words(words(sequence).collect()),
             _ => {
                 let texts = sequence.iter().filter_map(|token| match token {
                     Token::Text(text) => Some(text.as_str()),
@@ -118,6 +121,21 @@ impl GlobError {
     fn new(at: usize, len: usize, message: impl Into<String>) -> Self {
         Self { at, len, message: message.into() }
     }
+}
+
+/// The words of which no wildcard can be a part.
+fn words(sequence: &[Token]) -> impl Iterator<Item = &str> {
+    let last = sequence.len() - 1;
+    let texts = sequence.iter().enumerate().filter_map(|(at, token)| match token {
+        Token::Text(text) => Some((at, text)),
+        _ => None,
+    });
+    let words = texts.flat_map(move |(at, text)| {
+        let ends = text.split('-').count() - 1;
+        let whole = move |nth: usize| (nth > 0 || at == 0) && (nth < ends || at == last);
+        text.split('-').enumerate().filter(move |(nth, _)| whole(*nth)).map(|(_, word)| word)
+    });
+    words.filter(|word| !word.is_empty())
 }
 
 /// Fields are filtered in another language; taken as text, its prefixes would make a pattern that never matches.
@@ -415,10 +433,13 @@ mod tests {
     }
 
     #[test]
-    fn needles_are_the_longest_texts() {
+    fn needles_are_whole_words_or_the_longest_text() {
         let needles = |pattern| format!("{:?}", KeyGlob::parse(pattern).unwrap().needles().collect::<Vec<_>>());
-        assert_eq!(needles("*-scan-{start,*}"), r#"[Within("-scan-start"), Within("-scan-")]"#);
-        assert_eq!(needles("a-?-long*b"), r#"[Within("-long")]"#);
+        assert_eq!(needles("*-scan-{start,*}"), r#"[Words(["scan", "start"]), Words(["scan"])]"#);
+        assert_eq!(needles("website-cert-*"), r#"[Words(["website", "cert"])]"#);
+        assert_eq!(needles("a-?-long-*b"), r#"[Words(["a", "long"])]"#);
+        assert_eq!(needles("-a*-b-"), r#"[Words(["b"])]"#);
+        assert_eq!(needles("*a-b[x]-long?c"), r#"[Within("-long")]"#);
         assert_eq!(needles("{a,b*,?,,a}"), r#"[Whole("a"), Within("b"), Nothing, Whole("")]"#);
     }
 
