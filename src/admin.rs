@@ -5,6 +5,7 @@
 //! local program or a browser can reach it. [`control_router`] changes things and listens only on a Unix socket in the state
 //! directory, where file permissions say who may.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,9 +18,9 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
-use crate::model::Timestamp;
 use crate::model::delivery::Code;
-use crate::store::{AttemptRow, DeadFilter, DeliveryRow, DestinationCounts, Store, StoreError};
+use crate::model::{Condition, Timestamp};
+use crate::store::{AttemptRow, DeadFilter, DeliveryRow, DestinationCounts, Room, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{self, Standing};
 
@@ -82,7 +83,25 @@ pub struct SourceView {
 pub struct DestinationView {
     pub name: String,
     pub channel: String,
+    /// Its own.
     pub limits: Vec<String>,
+    /// Those it shares with others, by name.
+    #[serde(default)]
+    pub shared_limits: BTreeMap<String, Vec<String>>,
+    /// `digest` or `queue`.
+    #[serde(default)]
+    pub over_limit: String,
+    /// What is over the limits for so long is told by a digest.
+    #[serde(default)]
+    pub digest_after: Option<String>,
+    #[serde(default)]
+    pub fallback: Option<FallbackView>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FallbackView {
+    pub to: String,
+    pub after: String,
 }
 
 /// The answer to `/api/v1/status`.
@@ -91,6 +110,12 @@ pub struct Status {
     pub version: String,
     pub pid: u32,
     pub ready: bool,
+    /// Nothing is taken in and nothing starts until there is room on the disk again.
+    #[serde(default)]
+    pub disk_full: bool,
+    /// What is wrong with the file of the store, where a check found anything.
+    #[serde(default)]
+    pub store_damage: Option<String>,
     pub started_at: String,
     #[serde(flatten)]
     pub view: View,
@@ -102,7 +127,8 @@ pub struct Status {
 pub struct DeliveryDetail {
     pub delivery: DeliveryRow,
     pub attempts: Vec<AttemptRow>,
-    pub event: serde_json::Value,
+    /// Of a digest or a notice there is none.
+    pub event: Option<serde_json::Value>,
 }
 
 /// What an operator's act did.
@@ -186,6 +212,10 @@ async fn readyz(State(admin): State<Admin>) -> Response {
     if !admin.ready.load(Ordering::Acquire) {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n").into_response();
     }
+    if admin.store.room() == Room::Low {
+        let told = "the disk is full: no events are taken in, no messages start\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, told).into_response();
+    }
     // A store that cannot commit cannot keep the promise behind a 202.
     match admin.store.beat(admin.clock.now()).await {
         Ok(()) => "ready\n".into_response(),
@@ -198,9 +228,11 @@ async fn metrics_text(State(admin): State<Admin>) -> Result<Response, Failure> {
     let now = admin.clock.now();
     let standing = counts.iter().map(|counts| Standing {
         destination: &counts.name,
-        states: [("ready", counts.ready), ("sending", counts.sending), ("dead", counts.dead)],
+        states: [("ready", counts.ready), ("sending", counts.sending), ("dead", counts.dead), ("held", counts.held)],
+        taking: counts.health.condition == Condition::Taking,
         oldest_owed_seconds: counts.oldest_owed.map_or(0.0, |oldest| now.since(oldest).as_secs_f64()),
     });
+    admin.metrics.store_health(admin.store.room() == Room::Low, admin.store.damage().is_some());
     let writer = admin.store.writer_stats();
     let text = admin.metrics.encode(standing, writer.commits, writer.failed_commits);
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE))], text).into_response())
@@ -211,6 +243,8 @@ async fn status(State(admin): State<Admin>) -> Result<Json<Status>, Failure> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         ready: admin.ready.load(Ordering::Acquire),
+        disk_full: admin.store.room() == Room::Low,
+        store_damage: admin.store.damage().map(str::to_owned),
         started_at: admin.started_at.to_string(),
         view: (admin.view)(),
         deliveries: deliveries(&admin.store).await?,
@@ -226,7 +260,7 @@ struct DeadQuery {
 
 async fn dead(State(admin): State<Admin>, Query(query): Query<DeadQuery>) -> Result<Json<Vec<DeliveryRow>>, Failure> {
     let DeadQuery { destination, rule, key } = query;
-    let filter = DeadFilter { codes: Vec::new(), destination, rule, key };
+    let filter = DeadFilter { codes: Vec::new(), destination, rule, key, before: None };
     Ok(Json(admin.store.dead(filter, DEAD_LISTED_MAX).await?))
 }
 
@@ -243,7 +277,7 @@ pub async fn delivery_detail(store: &Store, code: Code) -> Result<Option<Deliver
     Ok(store.delivery(code).await?.map(|(delivery, attempts, event)| DeliveryDetail {
         delivery,
         attempts,
-        event: serde_json::from_str(&event).unwrap_or_default(),
+        event: event.and_then(|event| serde_json::from_str(&event).ok()),
     }))
 }
 

@@ -11,6 +11,7 @@
 pub mod lifecycle;
 mod reload;
 mod sources;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -28,13 +29,15 @@ use tokio_util::sync::CancellationToken;
 
 use self::lifecycle::{Signal, Signals};
 use self::sources::Sources;
-use crate::admin::{self, Admin, ConfigView, DestinationView, View};
+use self::upkeep::Upkeep;
+use crate::admin::{self, Admin, ConfigView, DestinationView, FallbackView, View};
 use crate::clock::Clock;
 use crate::config::{Config, Listen, Problems, count};
 use crate::deliver::{self, Clients, Notifier};
 use crate::dispatch::{Dispatcher, LaneSettings, Sender};
 use crate::intake::Intake;
-use crate::model::DestinationName;
+use crate::model::{DestinationName, LimitName, Overflow, Retention};
+use crate::rate::Window;
 use crate::routing::RuleSet;
 use crate::serve::{self, Limits};
 use crate::store::{Holder, Store, StoreError};
@@ -44,6 +47,8 @@ use crate::telemetry::Metrics;
 const DRAIN: Duration = Duration::from_secs(25);
 /// For the last commit and the log. With the time to drain, still under systemd's limit.
 const CLOSE: Duration = Duration::from_secs(10);
+/// Files open at once, so that no listener has to do with fewer connections than it would take.
+const FILES_WANTED: u64 = 4096;
 /// A disk that hangs longer must not keep signals waiting.
 const BEAT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -99,6 +104,8 @@ struct App {
     admin_configured: Option<Listen>,
     servers: JoinSet<&'static str>,
     servers_stop: CancellationToken,
+    retention: watch::Sender<Retention>,
+    upkeep_stop: CancellationToken,
 }
 
 /// What a status shows of the running whole.
@@ -126,6 +133,13 @@ impl App {
             tracing::warn!("{}", warning);
         }
         let clients = Clients::new().map_err(|error| AppError::Process(io::Error::other(error.to_string())))?;
+        let files = serve::open_files_max();
+        if files < FILES_WANTED {
+            tracing::warn!(
+                "this process may have only {files} files open, so fewer connections are served at once; give it \
+                 {FILES_WANTED} (`LimitNOFILE=` of systemd, `ulimit -Hn`)"
+            );
+        }
         let store = Store::open(&options.state_dir, clock.now())?;
         let metrics = Arc::new(Metrics::default());
         let rules = watch::Sender::new(Arc::clone(&config.rules));
@@ -140,6 +154,8 @@ impl App {
             admin_configured: config.admin.clone(),
             servers: JoinSet::new(),
             servers_stop: CancellationToken::new(),
+            retention: watch::Sender::new(config.retention),
+            upkeep_stop: CancellationToken::new(),
             options,
             load,
             store,
@@ -151,7 +167,11 @@ impl App {
         app.serve_admin().await?;
         let summary = summary(&config);
         app.apply(config).await?;
-        app.announce()?;
+        if let Err(error) = app.announce() {
+            // On a full disk; what it holds still goes out, and commands ask over the control socket.
+            tracing::warn!("commands will not find the relay's addresses: {error}");
+        }
+        app.tidy();
         app.ready.store(true, Ordering::Release);
         tracing::info!("halo-relay {} is ready: {summary}", env!("CARGO_PKG_VERSION"));
         lifecycle::tell_ready(&summary);
@@ -161,16 +181,19 @@ impl App {
     /// Puts a configuration in force, all or nothing.
     async fn apply(&mut self, config: Config) -> Result<(), AppError> {
         let view = config_view(&config);
-        let Config { sources, destinations, rules, templates, .. } = config;
+        let Config { sources, destinations, limits, rules, retention, templates, .. } = config;
         let renderer = Arc::new(templates);
         let mut lanes = BTreeMap::new();
         let mut views = Vec::new();
         for (name, destination) in destinations {
-            views.push(destination_view(&name, &destination));
+            views.push(destination_view(&name, &destination, &limits));
             let lane = LaneSettings {
                 sender: self.sender(&destination.settings, &name)?,
                 name: name.clone(),
                 limits: destination.limits,
+                shared_limits: destination.shared_limits,
+                overflow: destination.overflow,
+                fallback: destination.fallback,
                 template: destination.template,
                 rules: Arc::clone(&rules),
                 renderer: Arc::clone(&renderer),
@@ -178,10 +201,11 @@ impl App {
             lanes.insert(name, lane);
         }
         let prepared = self.sources.prepare(&sources).await?;
-        self.dispatcher.apply(lanes).await?;
+        self.dispatcher.apply(lanes, limits).await?;
         // From here on nothing can fail. Rules before sources: what a new source brings meets the new rules.
         self.rules.send_replace(rules);
         self.sources.apply(prepared);
+        self.retention.send_replace(retention);
         let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
         *board = Board { config: view, destinations: views, sources: self.sources.probes() };
         Ok(())
@@ -236,9 +260,22 @@ impl App {
         let listener = listener.into();
         let stop = self.servers_stop.clone();
         self.servers.spawn(async move {
-            serve::serve(listener, router, Limits::default(), stop).await;
+            serve::serve(listener, router, Limits::default().within(serve::open_files_max()), stop).await;
             name
         });
+    }
+
+    /// Lets go of what is old and audits the store, until the end.
+    fn tidy(&self) {
+        let upkeep = Upkeep {
+            store: self.store.clone(),
+            metrics: Arc::clone(&self.metrics),
+            clock: self.clock,
+            state_dir: self.options.state_dir.clone(),
+            retention: self.retention.subscribe(),
+            stop: self.upkeep_stop.clone(),
+        };
+        tokio::spawn(upkeep.run());
     }
 
     fn announce(&self) -> io::Result<()> {
@@ -280,6 +317,7 @@ impl App {
     /// Sources first, then what is under way, then the store. A second signal, or the deadline, ends it at once.
     async fn stop(mut self, signals: &mut Signals) {
         self.ready.store(false, Ordering::Release);
+        self.upkeep_stop.cancel();
         lifecycle::tell_stopping();
         tracing::info!("stopping: no new events are taken, attempts under way may end");
         let deadline = Instant::now() + DRAIN;
@@ -342,11 +380,30 @@ fn config_view(config: &Config) -> ConfigView {
     }
 }
 
-fn destination_view(name: &DestinationName, destination: &crate::config::Destination) -> DestinationView {
+fn destination_view(
+    name: &DestinationName,
+    destination: &crate::config::Destination,
+    limits: &BTreeMap<LimitName, Vec<Window>>,
+) -> DestinationView {
+    let shared = destination.shared_limits.iter().map(|name| {
+        let windows = limits.get(name).into_iter().flatten().map(ToString::to_string).collect();
+        (name.to_string(), windows)
+    });
+    let (over_limit, digest_after) = match destination.overflow {
+        Overflow::Digest { after } => ("digest", Some(humantime::format_duration(after).to_string())),
+        Overflow::Queue => ("queue", None),
+    };
     DestinationView {
         name: name.to_string(),
         channel: destination.settings.channel().to_string(),
         limits: destination.limits.iter().map(ToString::to_string).collect(),
+        shared_limits: shared.collect(),
+        over_limit: over_limit.to_owned(),
+        digest_after,
+        fallback: destination.fallback.as_ref().map(|fallback| FallbackView {
+            to: fallback.to.to_string(),
+            after: humantime::format_duration(fallback.after).to_string(),
+        }),
     }
 }
 

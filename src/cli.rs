@@ -4,10 +4,12 @@ mod control;
 mod output;
 mod place;
 
+pub mod audit;
 pub mod check;
 pub mod dead;
 pub mod demo;
 pub mod explain;
+pub mod log;
 pub mod render;
 pub mod run;
 pub mod send_test;
@@ -85,7 +87,7 @@ pub enum Command {
     Demo(demo::Demo),
     /// Check a rules file: everything `run` checks, none of its effects
     Check(check::Check),
-    /// Tell which rules match an event and why the others do not
+    /// Tell which rules match an event and why the others do not, and what became of an event or a message
     Explain(explain::Explain),
     /// Print the exact payload that a destination would get
     Render(render::Render),
@@ -93,8 +95,12 @@ pub enum Command {
     SendTest(send_test::SendTest),
     /// Show what the relay is doing, or what it left when it stopped
     Status(status::Status),
+    /// Show what came and what became of it, newest first
+    Log(log::Log),
     /// Look after deliveries that were given up
     Dead(dead::Dead),
+    /// Prove that every event is accounted for, and name those that are not
+    Audit(audit::Audit),
 }
 
 /// Why a command ends with another code than 0. An empty message means that everything has been said.
@@ -141,7 +147,11 @@ impl From<StoreError> for Failure {
                 let next = "give a state directory that this user may write, with --state-dir";
                 Self::new(exit::UNREACHABLE, format!("{error}; {next}"))
             }
-            StoreError::Locked { .. } | StoreError::Absent(_) => Self::new(exit::UNREACHABLE, error.to_string()),
+            StoreError::Locked { .. }
+            | StoreError::Absent(_)
+            | StoreError::Network { .. }
+            | StoreError::NewerSchema { .. }
+            | StoreError::OlderSchema { .. } => Self::new(exit::UNREACHABLE, error.to_string()),
             _ => Self::new(exit::FINDINGS, error.to_string()),
         }
     }
@@ -164,7 +174,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Render(render) => render.run(&common),
         Command::SendTest(send_test) => send_test.run(&common),
         Command::Status(status) => status.run(&common),
+        Command::Log(log) => log.run(&common),
         Command::Dead(dead) => dead.run(&common),
+        Command::Audit(audit) => audit.run(&common),
     };
     match ended {
         Ok(()) => ExitCode::from(exit::GOOD),

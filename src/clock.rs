@@ -6,10 +6,13 @@
 //! That time may come to differ from other machines', where the clock was wrong at the start and set right later, or does not
 //! count while a virtual machine is paused. So what another machine compares with its own clock gets [`Clock::wall`].
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
 
 use crate::model::Timestamp;
 
+/// The monotonic clock is tokio's, so that a test that pauses it lets days pass in moments.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     at_start: Timestamp,
@@ -31,9 +34,9 @@ impl Clock {
     }
 
     /// The tokio instant at which [`now`](Self::now) will be `at`; now or earlier if it has passed.
-    pub fn instant(&self, at: Timestamp) -> tokio::time::Instant {
+    pub fn instant(&self, at: Timestamp) -> Instant {
         let wait = at.since(self.now()).min(Duration::from_hours(24 * 365));
-        tokio::time::Instant::now() + wait
+        Instant::now() + wait
     }
 }
 

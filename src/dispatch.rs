@@ -10,15 +10,21 @@
 //!
 //! A lane remembers nothing that is not in the store but its log of recent sends, and rebuilds that when it starts: the
 //! crash path is the everyday path. So a slow or broken destination delays only itself. What may start is decided by the
-//! destination's hold (a pause it asked for, or one after failures in a row), its limits, and its free slots; among what is
-//! due, urgent goes before old. What follows from an answer is decided by [`step::next_step`], which is pure.
+//! [breaker], the [limits](crate::rate), a pause the destination asked for, and its free slots ([`concurrency`]); among what
+//! is due, urgent goes before old. What follows from an answer is decided by [`step::next_step`]. All of these are pure.
 
 mod attempt;
+pub mod breaker;
+pub mod concurrency;
 mod lane;
+mod lateness;
+mod limits;
 pub mod step;
+mod tell;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -27,25 +33,55 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::limits::SharedLimit;
+use self::tell::Tell;
 use crate::clock::Clock;
 use crate::deliver::Notifier;
-use crate::model::{Channel, Content, DestinationName, Message, Outcome, Report};
-use crate::rate::Window;
+use crate::model::{Channel, Content, DestinationName, Fallback, LimitName, Message, Outcome, Overflow, Report};
+use crate::rate::{Pacer, Window};
 use crate::render::Renderer;
 use crate::routing::RuleSet;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Subscription};
 use crate::telemetry::Metrics;
 
 /// All that a lane needs to know; replaced as a whole by a reload.
 pub struct LaneSettings {
     pub name: DestinationName,
     pub sender: Sender,
+    /// Its own limits.
     pub limits: Vec<Window>,
+    /// Those of the limits given to [`Dispatcher::apply`] that it shares with others.
+    pub shared_limits: Vec<LimitName>,
+    pub overflow: Overflow,
+    pub fallback: Option<Fallback>,
     /// The destination's own template, used where the rule names none.
     pub template: Option<String>,
     pub rules: Arc<RuleSet>,
     pub renderer: Arc<Renderer>,
 }
+
+/// A lane's settings, with the limits that they name.
+struct InForce {
+    settings: LaneSettings,
+    shared: Vec<Arc<SharedLimit>>,
+}
+
+impl InForce {
+    fn is_paced(&self) -> bool {
+        !self.limits.is_empty() || !self.shared.is_empty()
+    }
+}
+
+impl Deref for InForce {
+    type Target = LaneSettings;
+
+    fn deref(&self) -> &LaneSettings {
+        &self.settings
+    }
+}
+
+/// Attempts at one webhook destination that may be under way at once.
+pub const WEBHOOK_SLOTS: usize = 32;
 
 /// Where a lane's messages go.
 pub enum Sender {
@@ -77,9 +113,17 @@ impl Sender {
     /// count connections, so those go one by one; this also bounds what a crash can make be sent twice.
     pub fn slots(&self) -> usize {
         match self.channel() {
-            Channel::Webhook => 16,
+            Channel::Webhook => WEBHOOK_SLOTS,
             Channel::Slack | Channel::Teams | Channel::Email => 1,
         }
+    }
+}
+
+/// Once a lane has ended, what others gave to it as their fallback would wait for nobody.
+async fn leave(shared: Shared, name: DestinationName, lane: JoinHandle<()>) {
+    let _ = lane.await;
+    if let Err(error) = shared.store.bring_home(name.clone(), None, shared.clock.now()).await {
+        tracing::warn!(destination.name = %name, "what waits at {name} for others goes home at the next start: {error}");
     }
 }
 
@@ -99,6 +143,7 @@ struct Shared {
     store: Store,
     clock: Clock,
     metrics: Arc<Metrics>,
+    tell: Tell,
 }
 
 /// Owns the lanes.
@@ -107,56 +152,102 @@ pub struct Dispatcher {
     lanes: HashMap<DestinationName, LaneHandle>,
     /// Stopped by a reload, and perhaps with attempts still under way.
     leaving: HashMap<DestinationName, JoinHandle<()>>,
+    limits: BTreeMap<LimitName, Arc<SharedLimit>>,
     tasks: TaskTracker,
 }
 
 struct LaneHandle {
-    settings: watch::Sender<Arc<LaneSettings>>,
+    settings: watch::Sender<Arc<InForce>>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Dispatcher {
     pub fn new(store: Store, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        let shared = Shared { store, clock, metrics };
-        Self { shared, lanes: HashMap::new(), leaving: HashMap::new(), tasks: TaskTracker::new() }
+        let tell = Tell(Arc::clone(&metrics));
+        let shared = Shared { store, clock, metrics, tell };
+        let (lanes, leaving, limits) = (HashMap::new(), HashMap::new(), BTreeMap::new());
+        Self { shared, lanes, leaving, limits, tasks: TaskTracker::new() }
     }
 
     /// Runs a lane for each of these destinations and for no other. Lanes that stay get their new settings between two
     /// attempts; those that go finish what they have under way, and what they still owe waits in the store. All or
     /// nothing: on an error no lane has changed.
-    pub async fn apply(&mut self, wanted: BTreeMap<DestinationName, LaneSettings>) -> Result<(), StoreError> {
+    pub async fn apply(
+        &mut self,
+        wanted: BTreeMap<DestinationName, LaneSettings>,
+        limits: BTreeMap<LimitName, Vec<Window>>,
+    ) -> Result<(), StoreError> {
+        let limits = self.shared_limits(limits, &wanted).await?;
+        let present: Vec<_> = wanted.keys().cloned().collect();
+        self.shared.store.bring_home_from_others(&present, self.shared.clock.now()).await?;
         let mut subscribed = Vec::new();
         for (name, settings) in wanted {
-            let subscription = self.shared.store.subscribe(&name).await?;
-            subscribed.push((name, Arc::new(settings), subscription));
+            let shared = settings.shared_limits.iter().filter_map(|limit| limits.get(limit).cloned()).collect();
+            let subscription =
+                if self.lanes.contains_key(&name) { None } else { Some(self.shared.store.subscribe(&name).await?) };
+            subscribed.push((name, Arc::new(InForce { settings, shared }), subscription));
         }
+        self.limits = limits;
         self.leaving.retain(|_, lane| !lane.is_finished());
         let goes = |name: &DestinationName| !subscribed.iter().any(|(wanted, ..)| wanted == name);
         for (name, lane) in self.lanes.extract_if(|name, _| goes(name)) {
             lane.stop.cancel();
-            self.leaving.insert(name, lane.task);
+            let task = self.tasks.spawn(leave(self.shared.clone(), name.clone(), lane.task));
+            self.leaving.insert(name, task);
         }
-        for (name, settings, (destination, wake)) in subscribed {
-            if let Some(lane) = self.lanes.get(&name) {
-                lane.settings.send_replace(settings);
-                continue;
-            }
-            let (sender, receiver) = watch::channel(settings);
-            let stop = CancellationToken::new();
-            let lane = lane::Lane::new(self.shared.clone(), destination, wake, receiver, stop.clone());
-            // A destination that comes back has one lane at a time: the old one's attempts count against the limits, and its
-            // answers may ask for a pause.
-            let before = self.leaving.remove(&name);
-            let task = self.tasks.spawn(async move {
-                if let Some(before) = before {
-                    let _ = before.await;
+        for (name, settings, subscription) in subscribed {
+            match subscription {
+                Some(subscription) => self.start(name, settings, subscription),
+                None => {
+                    if let Some(lane) = self.lanes.get(&name) {
+                        lane.settings.send_replace(settings);
+                    }
                 }
-                lane.run().await;
-            });
-            self.lanes.insert(name, LaneHandle { settings: sender, stop, task });
+            }
         }
         Ok(())
+    }
+
+    fn start(&mut self, name: DestinationName, settings: Arc<InForce>, subscription: Subscription) {
+        let (sender, receiver) = watch::channel(settings);
+        let stop = CancellationToken::new();
+        let lane = lane::Lane::new(self.shared.clone(), subscription, receiver, stop.clone());
+        // A destination that comes back has one lane at a time: the old one's attempts count against the limits, and its
+        // answers may ask for a pause.
+        let before = self.leaving.remove(&name);
+        let task = self.tasks.spawn(async move {
+            if let Some(before) = before {
+                let _ = before.await;
+            }
+            lane.run().await;
+        });
+        self.lanes.insert(name, LaneHandle { settings: sender, stop, task });
+    }
+
+    /// The shared limits in force: those that have not changed go on, of the others the store knows what they must count.
+    async fn shared_limits(
+        &self,
+        wanted: BTreeMap<LimitName, Vec<Window>>,
+        destinations: &BTreeMap<DestinationName, LaneSettings>,
+    ) -> Result<BTreeMap<LimitName, Arc<SharedLimit>>, StoreError> {
+        let now = self.shared.clock.now();
+        let mut limits = BTreeMap::new();
+        for (name, windows) in wanted {
+            if let Some(present) = self.limits.get(&name).filter(|present| present.windows() == windows) {
+                limits.insert(name, Arc::clone(present));
+                continue;
+            }
+            let (since, most) = (now.minus(Pacer::memory(&windows)), Pacer::memory_sends(&windows));
+            let mut sends = Vec::new();
+            for (destination, _) in destinations.iter().filter(|(_, of)| of.shared_limits.contains(&name)) {
+                sends.extend(self.shared.store.sends(destination.as_str(), since, most).await?);
+            }
+            sends.sort_unstable();
+            let sends = sends.split_off(sends.len().saturating_sub(most));
+            limits.insert(name, Arc::new(SharedLimit::new(Pacer::new(windows, sends, now))));
+        }
+        Ok(limits)
     }
 
     /// Starts nothing more and returns when all that is under way is settled. Safe to drop: what is then unsettled is taken
@@ -172,3 +263,5 @@ impl Dispatcher {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod week_tests;

@@ -12,9 +12,9 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::model::{Event, EventId, RuleName, SourceName};
-use crate::routing::{Route, RuleSet};
+use crate::routing::{Grouped, Route, RuleSet};
 pub use crate::store::Accepted;
-use crate::store::{NewDelivery, NewEvent, Store, StoreError};
+use crate::store::{NewBatch, NewDelivery, NewEvent, Room, Store, StoreError};
 use crate::telemetry::Metrics;
 
 /// How long a source should wait before it offers again what could not be taken.
@@ -48,8 +48,17 @@ impl Intake {
         Self { store, rules, clock, metrics }
     }
 
+    /// Whether anything can be taken in now; a source need not fetch what would only be turned away.
+    pub fn ready(&self) -> Result<(), Unavailable> {
+        match self.store.room() {
+            Room::Enough => Ok(()),
+            Room::Low => Err(StoreError::Full.into()),
+        }
+    }
+
     /// Takes events in, all or none; durable when it returns.
     pub async fn accept(&self, source: &SourceName, events: Vec<Event>) -> Result<Accepted, Unavailable> {
+        self.ready()?;
         let rules = Arc::clone(&self.rules.borrow());
         let events: Arc<[_]> = events.iter().map(|event| new_event(event, rules.route(event))).collect();
         let (accepted, fresh) = self.store.accept(source, Arc::clone(&events), self.clock.now()).await?;
@@ -93,6 +102,7 @@ fn new_event(event: &Event, route: Route) -> NewEvent {
         destination: owed.destination,
         rule: owed.rule,
         severity: owed.severity,
+        batch: owed.batch.map(|Grouped { group, wait, max }| NewBatch { group, wait, max }),
     });
     NewEvent::new(event, owed.collect(), route.dropped.map(|dropped| (dropped.rule, dropped.reason)))
 }

@@ -13,6 +13,7 @@
 
 pub mod delivery;
 pub mod event;
+pub mod health;
 pub mod key;
 pub mod message;
 pub mod name;
@@ -23,6 +24,7 @@ pub mod time;
 
 pub use delivery::{DeliveryId, Outcome, Report};
 pub use event::{Event, EventId};
+pub use health::{Condition, Health};
 pub use key::EventKey;
 pub use message::{Channel, Content, Message};
 pub use name::{DestinationName, LimitName, RuleName, SourceName};

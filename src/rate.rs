@@ -176,6 +176,26 @@ impl Pacer {
         ticket
     }
 
+    /// Forgets a send that did not take place.
+    pub fn cancel(&mut self, ticket: Ticket) {
+        self.sends.retain(|send| send.ticket != ticket);
+    }
+
+    /// How many sends the windows let through within `span`, if all are answered at once; at least one.
+    pub fn clears(&self, now: Timestamp, span: Duration) -> usize {
+        let end = now.plus(span);
+        let within = |window: &Window| {
+            let count = window.count as usize;
+            let turns = usize::try_from(span.as_millis() / window.per.as_millis().max(1)).unwrap_or(usize::MAX);
+            if turns > 0 {
+                return count.saturating_mul(turns);
+            }
+            let still = |send: &Send| send.answered.is_none_or(|at| at.plus(window.per) > end);
+            count.saturating_sub(self.sends.iter().filter(|send| still(send)).count())
+        };
+        self.windows.iter().map(within).min().unwrap_or(usize::MAX).max(1)
+    }
+
     /// Records that the send was answered, or given up, at `now`.
     pub fn answered(&mut self, ticket: Ticket, now: Timestamp) {
         if let Some(send) = self.sends.iter_mut().find(|send| send.ticket == ticket) {
@@ -249,6 +269,31 @@ mod tests {
         let ticket = pacer.start(at(0));
         pacer.answered(ticket, at(0));
         assert_eq!(pacer.turn(at(10)), Turn::At(at(7_001)));
+    }
+
+    #[test]
+    fn a_cancelled_send_takes_no_room() {
+        let mut pacer = Pacer::new(windows(&["1/1s"]), [], at(0));
+        let ticket = pacer.start(at(0));
+        assert_eq!(pacer.turn(at(0)), Turn::AfterAnswer);
+        pacer.cancel(ticket);
+        assert_eq!(pacer.turn(at(0)), Turn::Now(1));
+    }
+
+    #[test]
+    fn what_clears_in_a_span() {
+        let cases = [
+            (&["1/1s"][..], 0, 120),
+            (&["1/1s", "30/10m"], 0, 30),
+            (&["1/1s", "30/10m"], 12, 18),
+            (&["1/1s", "30/10m"], 30, 1),
+            (&["100/1s"], 0, 12_000),
+            (&[], 0, usize::MAX),
+        ];
+        for (limits, sent, clears) in cases {
+            let pacer = Pacer::new(windows(limits), vec![at(-1_000); sent], at(0));
+            assert_eq!(pacer.clears(at(0), Duration::from_mins(2)), clears, "{limits:?} {sent}");
+        }
     }
 
     #[test]

@@ -51,6 +51,27 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+/// Of the files that the process may have open, a listener's connections take at most one part in so many: there are a few
+/// listeners, and messages out need theirs.
+const SHARE_OF_FILES: u64 = 4;
+
+impl Limits {
+    /// With no more connections than a process that may have so many files open can bear.
+    #[must_use]
+    pub fn within(self, open_files: u64) -> Self {
+        let share = usize::try_from(open_files / SHARE_OF_FILES).unwrap_or(usize::MAX);
+        Self { connections: self.connections.min(share.max(1)), ..self }
+    }
+}
+
+/// Raises the number of files that the process may have open as far as the system lets it; returns that number.
+pub fn open_files_max() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX)
+}
+
 impl Default for Limits {
     /// For a handful of senders and a few browser tabs, with room for a burst.
     fn default() -> Self {
@@ -229,6 +250,13 @@ mod tests {
     }
 
     const REQUEST: &str = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+
+    #[test]
+    fn connections_fit_the_limit_of_open_files() {
+        for (files, connections) in [(u64::MAX, 128), (65_536, 128), (512, 128), (256, 64), (3, 1), (0, 1)] {
+            assert_eq!(Limits::default().within(files).connections, connections, "{files}");
+        }
+    }
 
     #[tokio::test]
     async fn answers_and_stops() {

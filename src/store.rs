@@ -4,34 +4,55 @@
 //!
 //! - [`Store::accept`]: when it returns, the events, the ids that make them be seen once, and every delivery they owe are
 //!   on disk, fsynced. Only then may a source acknowledge.
-//! - [`Store::claim`]: when it returns, it is on disk that these attempts start. Only then may a message leave. So after
-//!   a crash "never sent" and "may have been sent" can be told apart, and a full disk stops sending before it repeats.
-//! - [`Store::settle`]: the answer and what follows from it, in one step. The slot is free only afterwards.
+//! - [`Store::turn`]: when it returns, answers and what follows from them are on record, and so is the start of the next
+//!   attempts. Only then is a slot free, and only then may a message leave. So after a crash "never sent" and "may have been
+//!   sent" can be told apart, and a full disk stops sending before it repeats.
+//! - A lane whose queue is empty offers to take new work at once: then `accept` records the start of the attempt together
+//!   with the event, and one commit stands between an event and its message.
 //!
 //! All writes are jobs for one thread, which owns the only read-write connection (`store/writer.rs`). One process owns the
 //! directory (`store/lock.rs`). A commit that adds work wakes the destination's lane; the wake-up carries no data, the
 //! table is the truth. All SQL is in this folder.
 
+mod audit;
+mod ballast;
+mod checksum;
+mod digest;
 mod files;
 mod inbox;
 mod lock;
 mod outbox;
+mod reader;
+mod records;
+mod retention;
 mod schema;
+mod work;
 mod writer;
 
-use std::collections::HashMap;
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
+pub use audit::{Audit, Check, Finding, Scope, Sums};
+pub use ballast::Room;
+pub use digest::{Closed, Gathered, NewBatch};
 pub use inbox::{Accepted, NewDelivery, NewEvent};
 pub use lock::{Holder, Lock};
-pub use outbox::{AttemptRow, Claimed, DeadFilter, DeliveryRow, DestinationCounts, Settlement};
+pub use outbox::{Claimed, Ended, Handed, Movable, Moved, Pacing, Settlement, Taken, Turn, What};
+pub use reader::Reader;
+pub use records::{
+    AttemptRow, DeadFilter, DeliveryRow, DeliveryStory, DestinationCounts, EventRow, LogFilter, LogRow, SUPPRESSED,
+};
+pub use retention::{Pruned, Walk};
+pub use work::{OutletId, Subscription};
 
+use self::ballast::Ballast;
+use self::work::Work;
+use self::writer::{Keep, Writer};
 use crate::model::{DeliveryId, DestinationName, Timestamp};
 
 /// The file in the state directory.
@@ -48,6 +69,10 @@ pub enum StoreError {
         "the store at {path} was written by a newer version (schema {found}, this version knows up to {known}); upgrade halo-relay"
     )]
     NewerSchema { path: PathBuf, found: i64, known: i64 },
+    #[error(
+        "the store at {path} was written by an older version (schema {found}, this version reads {known}); start this version of the relay once, it brings the store up to date"
+    )]
+    OlderSchema { path: PathBuf, found: i64, known: i64 },
     #[error("the built-in SQLite {0} has a known bug that can lose committed data; build with 3.51.3 or newer")]
     OldSqlite(&'static str),
     #[error("there is no store at {0}; has the relay run with this state directory?")]
@@ -56,10 +81,41 @@ pub enum StoreError {
     Replaced(PathBuf),
     #[error("the disk is full")]
     Full,
+    #[error(
+        "the disk is too full to start: {0} cannot be opened; nothing is lost, what it holds is sent once there is room: free \
+         some on its file system (`df {0}`), the next start goes on"
+    )]
+    NoRoom(PathBuf),
+    #[error(
+        "{directory} is on a network file system ({kind}), where neither locks nor flushes are what they are on a disk; give \
+         a --state-dir on a disk of this machine"
+    )]
+    Network { directory: PathBuf, kind: &'static str },
+    #[error("{}", damaged(path, found))]
+    Damaged { path: PathBuf, found: String },
     #[error("the store failed: {0}")]
     Failed(Arc<rusqlite::Error>),
     #[error("the store is closed")]
     Closed,
+}
+
+/// For whoever is woken by it.
+fn damaged(path: &Path, found: &str) -> String {
+    let (path, directory, name) = (path.display(), path.parent().unwrap_or(path).display(), FILE_NAME);
+    format!(
+        "the store at {path} is damaged and the relay will not work on it: {found}
+Stop the relay, then:
+  1. keep a copy:   cp -a {directory} /some/other/disk/
+  2. check the disk and the memory (dmesg, smartctl): damage seldom comes alone
+  3. save what can be read (https://sqlite.org/recovery.html; if this sqlite3 cannot, take one from sqlite.org):
+       sqlite3 {path} .recover > {path}.sql && sqlite3 {path}.new < {path}.sql && sqlite3 {path}.new 'SELECT count(*) FROM event'
+     and if that tells a number of events:
+       mkdir {directory}/damaged && mv {path}* {directory}/damaged/ && mv {directory}/damaged/{name}.new {path}
+     Or start afresh; sources that are polled begin as with a new store (`first_run`), and what was owed is only in the
+     damaged file:
+       mkdir {directory}/damaged && mv {path}* {directory}/damaged/
+  4. give the files to the relay's user and start the relay: it reads the store through before it goes on"
+    )
 }
 
 impl From<rusqlite::Error> for StoreError {
@@ -80,18 +136,16 @@ pub struct Store {
 }
 
 struct Shared {
-    writer: writer::Writer,
+    writer: Writer,
     reader: Mutex<Connection>,
-    wakers: Wakers,
     instance: String,
     boot: i64,
+    opened_at: Timestamp,
     path: PathBuf,
+    damage: Arc<OnceLock<String>>,
     /// Held as long as anybody has the store, and by the writer until it has ended, so that no second process can.
     lock: Arc<Lock>,
 }
-
-/// The lanes to wake when a commit gave their destination work.
-type Wakers = Arc<Mutex<HashMap<i64, Arc<Notify>>>>;
 
 impl Store {
     /// Opens or makes the store in `directory`, and takes up what a crash left: attempts under way are ended as "unknown"
@@ -103,30 +157,50 @@ impl Store {
         let unusable = |path: &Path, error| StoreError::Open { path: path.to_owned(), cause: Arc::new(error) };
         // Events are nobody else's business. SQLite gives the files beside the store the store's own permissions.
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| unusable(directory, error))?;
+        files::refuse_network(directory)?;
         let lock = Arc::new(Lock::take(directory)?);
         let path = directory.join(FILE_NAME);
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| unusable(&path, error))?;
-        let failed = |error: rusqlite::Error| StoreError::Open { path: path.clone(), cause: Arc::new(error) };
-        let mut connection = Connection::open(&path).map_err(failed)?;
-        schema::prepare(&connection).map_err(failed)?;
-        schema::migrate(&mut connection, &path)?;
-        let boot = outbox::start_boot(&mut connection, now).map_err(failed)?;
-        let instance = schema::instance(&connection).map_err(failed)?;
-        let reader = open_reader(&path)?;
+        let ballast = Ballast::in_directory(directory);
+        let mut room = ballast.take();
+        let mut opened = Opened::at(&path, now);
+        if matches!(opened, Err(StoreError::Open { .. })) {
+            // It may be want of room, whatever SQLite calls it. The room kept for answers is enough for the start as well.
+            ballast.release();
+            opened = Opened::at(&path, now);
+            room = ballast.take();
+            if opened.is_err() && room == Room::Low {
+                return Err(StoreError::NoRoom(path));
+            }
+        }
+        let Opened { connection, reader, instance, boot, clean } = opened?;
         // The boot has been counted, so by now there is a log.
         let log = directory.join(format!("{FILE_NAME}-wal"));
-        let writer = files::Files::of([path.clone(), log, lock.path().to_owned()])
-            .and_then(|files| writer::Writer::start(connection, files, Arc::clone(&lock)))
+        let files = files::Files::of([path.clone(), log, lock.path().to_owned()]);
+        let writer = files
+            .and_then(|files| Writer::start(connection, Keep { files, ballast, lock: Arc::clone(&lock) }, room))
             .map_err(|error| unusable(&path, error))?;
-        let shared =
-            Shared { writer, reader: Mutex::new(reader), wakers: Wakers::default(), instance, boot, path, lock };
+        if room == Room::Low {
+            tracing::error!(
+                "the disk with {} is full: no events are taken in and no messages start until there is room",
+                path.display(),
+            );
+        }
+        let damage = Arc::default();
+        if !clean {
+            check_beside(&path, Arc::clone(&damage));
+        }
+        let shared = Shared { writer, reader: Mutex::new(reader), instance, boot, opened_at: now, path, damage, lock };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// What is wrong with the file, if the look at it after an unclean stop found anything.
+    pub fn damage(&self) -> Option<&str> {
+        self.shared.damage.get().map(String::as_str)
+    }
+
+    /// Whether there is room on the disk to take events in and to start messages.
+    pub fn room(&self) -> Room {
+        *self.shared.writer.room().borrow()
     }
 
     /// The outside name of a delivery.
@@ -153,18 +227,23 @@ impl Store {
         }
     }
 
-    /// Makes sure that the destination has a number, and returns it with the [`Notify`] that is told of new work.
-    pub async fn subscribe(&self, destination: &DestinationName) -> Result<(i64, Arc<Notify>), StoreError> {
+    /// When this process opened the store: what came before may have waited for that.
+    pub fn opened_at(&self) -> Timestamp {
+        self.shared.opened_at
+    }
+
+    /// Makes sure that the destination has a number, and gives a lane its end of the store; an earlier lane of the same
+    /// destination is offered nothing more.
+    pub async fn subscribe(&self, destination: &DestinationName) -> Result<Subscription, StoreError> {
         let name = destination.clone();
-        let id = self.write(move |db| outbox::destination_id(db, name.as_str())).await?;
-        let mut wakers = self.shared.wakers.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok((id, Arc::clone(wakers.entry(id).or_default())))
+        let id = self.write(move |work| outbox::destination_id(work.db, name.as_str())).await?;
+        Ok(self.shared.writer.outlets().open(id))
     }
 
     /// A real, tiny commit: what the service manager's watchdog is fed by. The next start learns from it whether the clock
     /// was set back.
     pub async fn beat(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.write(move |db| schema::set_meta(db, schema::ALIVE_AT, now.as_millis())).await
+        self.write(move |work| schema::set_meta(work.db, schema::ALIVE_AT, now.as_millis())).await
     }
 
     /// What the writer has done since the start, for metrics.
@@ -177,31 +256,19 @@ impl Store {
         self.shared.writer.close().await;
     }
 
-    async fn write<T: Send + 'static>(
+    /// Refused with [`StoreError::Full`] while the disk is full, for what makes more to be recorded later.
+    async fn write_with_room<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        job: impl FnOnce(&mut Work<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.shared.writer.run(work, |_| ()).await
+        self.shared.writer.run_with_room(job).await
     }
 
-    /// Like [`write`](Self::write); once it is committed, wakes the lanes that `touched` names, even if the caller has gone.
-    async fn write_and_wake<T: Send + 'static>(
+    async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection, &mut Vec<i64>) -> rusqlite::Result<T> + Send + 'static,
+        job: impl FnOnce(&mut Work<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let wakers = Arc::clone(&self.shared.wakers);
-        let work = move |db: &Connection| {
-            let mut touched = Vec::new();
-            let value = work(db, &mut touched)?;
-            touched.sort_unstable();
-            touched.dedup();
-            Ok((value, touched))
-        };
-        let wake = move |(_, touched): &(T, Vec<i64>)| {
-            let wakers = wakers.lock().unwrap_or_else(PoisonError::into_inner);
-            touched.iter().filter_map(|id| wakers.get(id)).for_each(|waker| waker.notify_one());
-        };
-        Ok(self.shared.writer.run(work, wake).await?.0)
+        self.shared.writer.run(job).await
     }
 
     /// Short reads beside the writer. They see only what is committed.
@@ -218,6 +285,49 @@ impl Store {
     }
 }
 
+/// What opening the file gives.
+struct Opened {
+    connection: Connection,
+    reader: Connection,
+    instance: String,
+    boot: i64,
+    /// Whether the run before closed the store.
+    clean: bool,
+}
+
+impl Opened {
+    fn at(path: &Path, now: Timestamp) -> Result<Self, StoreError> {
+        let unusable = |error| StoreError::Open { path: path.to_owned(), cause: Arc::new(error) };
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(unusable)?;
+        let failed = |error: rusqlite::Error| schema::open_failed(path, error);
+        let mut connection = Connection::open(path).map_err(failed)?;
+        schema::prepare(&connection).map_err(failed)?;
+        schema::check_if_suspect(&connection, path)?;
+        schema::migrate(&mut connection, path)?;
+        let clean = schema::meta(&connection, schema::CLEAN).map_err(failed)? != Some(0);
+        let boot = outbox::start_boot(&mut connection, now).map_err(failed)?;
+        let instance = schema::instance(&connection).map_err(failed)?;
+        Ok(Self { connection, reader: open_reader(path)?, instance, boot, clean })
+    }
+}
+
+/// After an unclean stop: reads the file through beside the work, which may take a minute, and tells what is wrong with it.
+/// The relay works on, for as long as it can: an alert that goes out is worth more than one that waits for a repair.
+fn check_beside(path: &Path, damage: Arc<OnceLock<String>>) {
+    let path = path.to_owned();
+    let check = move || match open_reader(&path).and_then(|reader| Ok(schema::quick_check(&reader)?)) {
+        Ok(None) => tracing::debug!("the store is sound after the unclean stop"),
+        Ok(Some(found)) => {
+            tracing::error!("{}", StoreError::Damaged { path, found: found.clone() });
+            let _ = damage.set(found);
+        }
+        Err(error) => tracing::warn!("the store could not be checked after the unclean stop: {error}"),
+    };
+    if let Err(error) = std::thread::Builder::new().name("store-check".to_owned()).spawn(check) {
+        tracing::warn!("the store could not be checked after the unclean stop: {error}");
+    }
+}
+
 fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let open = || {
         let reader =
@@ -225,8 +335,10 @@ fn open_reader(path: &Path) -> Result<Connection, StoreError> {
         schema::set_up_reader(&reader)?;
         Ok(reader)
     };
-    open().map_err(|error: rusqlite::Error| StoreError::Open { path: path.to_owned(), cause: Arc::new(error) })
+    open().map_err(|error: rusqlite::Error| schema::open_failed(path, error))
 }
 
+#[cfg(test)]
+mod ledger_tests;
 #[cfg(test)]
 mod tests;

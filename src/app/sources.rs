@@ -137,6 +137,7 @@ impl Sources {
                     let stop = self.replace(name.clone(), settings, Kind::Webhook { address, settings: sender });
                     let router = webhook::router(receiver, self.intake.clone());
                     let limits = Limits { connections: WEBHOOK_CONNECTIONS, ..Limits::default() };
+                    let limits = limits.within(serve::open_files_max());
                     self.spawn(name, stop.clone(), serve::serve(listener, router, limits, stop));
                 }
             }

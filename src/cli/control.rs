@@ -30,16 +30,22 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 impl Relay {
+    /// For acts. Who only looks takes a [`Reader`](crate::store::Reader), which changes nothing.
     pub(super) fn find(common: &Common) -> Result<Self, Failure> {
-        let directory = common.existing_state_dir()?;
-        if Lock::is_held(&directory) {
-            return Ok(Self::Running(Running::connect(&directory)?));
+        if let Some(running) = Running::find(common)? {
+            return Ok(Self::Running(running));
         }
-        Ok(Self::Stopped(Store::open(&directory, Clock::start().now())?))
+        Ok(Self::Stopped(Store::open(&common.existing_state_dir()?, Clock::start().now())?))
     }
 }
 
 impl Running {
+    /// `None` if no relay runs.
+    pub(super) fn find(common: &Common) -> Result<Option<Self>, Failure> {
+        let directory = common.existing_state_dir()?;
+        if Lock::is_held(&directory) { Self::connect(&directory).map(Some) } else { Ok(None) }
+    }
+
     fn connect(directory: &Path) -> Result<Self, Failure> {
         let socket = directory.join(CONTROL_SOCKET);
         let client = reqwest::Client::builder()

@@ -1,13 +1,16 @@
 //! `halo-relay dead`: deliveries that were given up. They are kept until an operator sends them again or lets them go.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 
 use super::control::Relay;
-use super::{Common, Failure, exit, output, small_runtime};
-use crate::admin::{self, Changed, DeliveryDetail, DropRequest};
+use super::{Common, Failure, exit, explain, output, small_runtime};
+use crate::admin::{self, Changed, DropRequest};
 use crate::clock::Clock;
-use crate::model::delivery::Code;
-use crate::store::{DeadFilter, DeliveryRow};
+use crate::model::delivery::{Code, State};
+use crate::model::key::KeyPatterns;
+use crate::store::{DeadFilter, Reader};
 
 #[derive(Debug, Args)]
 pub struct Dead {
@@ -27,8 +30,9 @@ enum Act {
     },
     /// Show one delivery: its event, and every attempt
     Show {
-        /// The code at the foot of a message, or from the list
-        code: String,
+        /// The code at the foot of a message or from the list, or the id of an event
+        #[arg(value_name = "CODE|ID")]
+        which: String,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -62,14 +66,18 @@ struct Which {
     /// Only this rule
     #[arg(long, value_name = "NAME")]
     rule: Option<String>,
-    /// Only this event key
-    #[arg(long)]
+    /// Only events with a key like this
+    #[arg(long, value_name = "GLOB")]
     key: Option<String>,
+    /// Only those given up so long ago, or longer
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    older_than: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
 struct Picked {
-    /// Codes of single deliveries
+    /// Codes of single deliveries, or ids of events
+    #[arg(value_name = "CODE|ID")]
     codes: Vec<String>,
     #[command(flatten)]
     which: Which,
@@ -80,29 +88,24 @@ struct Picked {
 
 impl Dead {
     pub fn run(self, common: &Common) -> Result<(), Failure> {
-        small_runtime()?.block_on(async {
-            match self.act {
-                Act::List { which, json } => list(common, which, json).await,
-                Act::Show { code, json } => show(common, &code, json).await,
-                Act::Retry { picked, json } => {
-                    tell("will be sent again", &retry(common, picked.filter()?).await?, json)
-                }
-                Act::Drop { picked, reason, json } => {
-                    tell("dropped", &drop_dead(common, picked.filter()?, reason).await?, json)
-                }
+        match self.act {
+            Act::List { which, json } => list(common, which, json),
+            Act::Show { which, json } => explain::show(&common.reader()?, &which, json),
+            Act::Retry { picked, json } => {
+                let changed = small_runtime()?.block_on(retry(common, picked.filter(common)?))?;
+                tell("will be sent again", &changed, json)
             }
-        })
+            Act::Drop { picked, reason, json } => {
+                let changed = small_runtime()?.block_on(drop_dead(common, picked.filter(common)?, reason))?;
+                tell("dropped", &changed, json)
+            }
+        }
     }
 }
 
-async fn list(common: &Common, which: Which, json: bool) -> Result<(), Failure> {
-    let rows: Vec<DeliveryRow> = match Relay::find(common)? {
-        Relay::Running(relay) => {
-            let path = format!("/api/v1/dead{}", which.query());
-            relay.get(&path).await?.unwrap_or_default()
-        }
-        Relay::Stopped(store) => store.dead(which.filter(Vec::new()), admin::DEAD_LISTED_MAX).await?,
-    };
+fn list(common: &Common, which: Which, json: bool) -> Result<(), Failure> {
+    let filter = which.filter(Vec::new())?;
+    let rows = common.reader()?.dead(&filter, admin::DEAD_LISTED_MAX)?;
     if json {
         return output::say_json(&rows);
     }
@@ -114,77 +117,16 @@ async fn list(common: &Common, which: Which, json: bool) -> Result<(), Failure> 
             row.code.clone(),
             row.destination.clone(),
             row.severity.clone(),
-            output::tame(&row.event_key),
+            explain::event_name(row),
             output::tame(row.target.as_deref().unwrap_or("-")),
             row.received_at.clone(),
+            row.ended_at.clone().unwrap_or_else(|| "-".to_owned()),
             output::tame(row.reason.as_deref().unwrap_or("-")),
         ]
     });
-    let head = ["code", "destination", "severity", "event", "target", "received", "why"];
+    let head = ["code", "destination", "severity", "event", "target", "received", "given up", "why"];
     let more = if rows.len() == admin::DEAD_LISTED_MAX { "only the oldest are listed\n" } else { "" };
     output::say(&format!("{}{more}", output::table(&head, cells)))
-}
-
-async fn show(common: &Common, code: &str, json: bool) -> Result<(), Failure> {
-    let detail = find(common, code).await?;
-    if json { output::say_json(&detail) } else { output::say(&describe(&detail)) }
-}
-
-/// One delivery in full, whatever its state.
-pub(super) async fn find(common: &Common, code: &str) -> Result<DeliveryDetail, Failure> {
-    let parsed = Code::parse(code)
-        .ok_or_else(|| Failure::new(exit::USAGE, format!("{code:?} is not a code; codes look like 7F3K")))?;
-    let detail = match Relay::find(common)? {
-        Relay::Running(relay) => relay.get(&format!("/api/v1/deliveries/{parsed}")).await?,
-        Relay::Stopped(store) => admin::delivery_detail(&store, parsed).await?,
-    };
-    detail.ok_or_else(|| Failure::new(exit::UNREACHABLE, format!("there is no delivery {parsed} in this store")))
-}
-
-pub(super) fn describe(detail: &DeliveryDetail) -> String {
-    let DeliveryDetail { delivery, attempts, event } = detail;
-    let mut text = format!(
-        "{} to {} · {} · rule {} · {}\nevent {} ({}), received {}\n",
-        delivery.code,
-        delivery.destination,
-        delivery.state,
-        delivery.rule,
-        delivery.severity,
-        output::tame(&delivery.event_id),
-        output::tame(&delivery.event_key),
-        delivery.received_at,
-    );
-    if let Some(reason) = &delivery.reason {
-        text.push_str(&format!("reason: {}\n", output::tame(reason)));
-    }
-    if delivery.state == "dead" {
-        let code = &delivery.code;
-        text.push_str(&format!(
-            "next: mend the cause, then `halo-relay dead retry {code}`; or `halo-relay dead drop {code} --reason …`\n"
-        ));
-    }
-    let rows = attempts.iter().map(|attempt| {
-        vec![
-            attempt.number.to_string(),
-            attempt.started_at.clone(),
-            attempt.outcome.clone().unwrap_or_else(|| "under way".to_owned()),
-            attempt.status.map_or_else(|| "-".to_owned(), |status| status.to_string()),
-            output::tame(attempt.detail.as_deref().unwrap_or("-")),
-        ]
-    });
-    if attempts.is_empty() {
-        text.push_str("\nnot attempted yet\n");
-    } else {
-        text.push_str(&format!("\n{}", output::table(&["attempt", "started", "outcome", "status", "detail"], rows)));
-    }
-    // `serde_json` escapes control characters; what remains invisible is tamed line by line.
-    let event = serde_json::to_string_pretty(event).unwrap_or_default();
-    text.push('\n');
-    for line in event.lines() {
-        text.push_str(&output::tame(line));
-        text.push('\n');
-    }
-    text
 }
 
 async fn retry(common: &Common, filter: DeadFilter) -> Result<Changed, Failure> {
@@ -226,30 +168,49 @@ fn a_reason(text: &str) -> Result<String, &'static str> {
 }
 
 impl Which {
-    fn filter(self, codes: Vec<String>) -> DeadFilter {
-        DeadFilter { codes, destination: self.destination, rule: self.rule, key: self.key }
-    }
-
-    fn query(&self) -> String {
-        let named = [("destination", &self.destination), ("rule", &self.rule), ("key", &self.key)];
-        let given: Vec<_> = named.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?))).collect();
-        let Ok(url) = reqwest::Url::parse_with_params("http://localhost/", given) else { return String::new() };
-        url.query().map(|query| format!("?{query}")).unwrap_or_default()
+    fn filter(self, codes: Vec<String>) -> Result<DeadFilter, Failure> {
+        let Self { destination, rule, key, older_than } = self;
+        if let Some(Err(error)) = key.as_deref().map(|key| KeyPatterns::parse(&[key])) {
+            return Err(Failure::new(exit::USAGE, format!("--key: {error}")));
+        }
+        let before = older_than.map(|age| Clock::start().now().minus(age));
+        Ok(DeadFilter { codes, destination, rule, key, before })
     }
 }
 
 impl Picked {
     /// Without a code or `--all` nothing is meant: acting on everything must be said.
-    fn filter(self) -> Result<DeadFilter, Failure> {
+    fn filter(self, common: &Common) -> Result<DeadFilter, Failure> {
         if self.codes.is_empty() && !self.all {
             return Err(Failure::new(
                 exit::USAGE,
-                "name codes, or say --all (with --destination, --rule or --key to narrow it)",
+                "name codes or event ids, or say --all (with --destination, --rule, --key or --older-than to narrow it)",
             ));
         }
-        if let Some(code) = self.codes.iter().find(|code| Code::parse(code).is_none()) {
-            return Err(Failure::new(exit::USAGE, format!("{code:?} is not a code; codes look like 7F3K")));
+        let mut codes = Vec::new();
+        if !self.codes.is_empty() {
+            let reader = common.reader()?;
+            for named in &self.codes {
+                codes.extend(dead_of(&reader, named)?);
+            }
         }
-        Ok(self.which.filter(self.codes))
+        self.which.filter(codes)
+    }
+}
+
+/// The codes that a code or an event's id stands for.
+fn dead_of(reader: &Reader, named: &str) -> Result<Vec<String>, Failure> {
+    if let Some(event) = reader.event(named)? {
+        let dead = event.deliveries.iter().map(|(row, _)| row).filter(|row| row.state == State::Dead.name());
+        let codes: Vec<_> = dead.map(|row| row.code.clone()).collect();
+        let what = format!("event {named} has no dead letter; see `halo-relay explain {named}`");
+        return if codes.is_empty() { Err(Failure::new(exit::FINDINGS, what)) } else { Ok(codes) };
+    }
+    match Code::parse(named) {
+        Some(code) => Ok(vec![code.to_string()]),
+        None => Err(Failure::new(
+            exit::USAGE,
+            format!("{named:?} is neither a code nor the id of an event in this store; codes look like 7F3K"),
+        )),
     }
 }

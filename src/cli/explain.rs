@@ -6,10 +6,13 @@ use clap::Args;
 use humantime::format_duration;
 use serde_json::{Value, json};
 
-use super::{Common, Failure, dead, output, place};
+use super::{Common, Failure, exit, output, place};
+use crate::admin::DeliveryDetail;
 use crate::config::{self, Config, Destination, LoadOptions};
+use crate::model::delivery::{Code, State};
 use crate::model::{Event, Overflow, RuleName};
 use crate::routing::{Explanation, Owed};
+use crate::store::{AttemptRow, DeliveryRow, EventRow, Reader};
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
@@ -20,8 +23,9 @@ pub struct Asked {
     /// The event in this file (JSON; - is standard input)
     #[arg(long, value_name = "FILE")]
     event: Option<PathBuf>,
-    /// The code at the foot of a message: its event, and what was tried
-    code: Option<String>,
+    /// The id of an event, or the code at the foot of a message: what came of it, then the rules as they are now
+    #[arg(value_name = "ID|CODE")]
+    stored: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -35,35 +39,304 @@ pub struct Explain {
 
 impl Explain {
     pub fn run(self, common: &Common) -> Result<(), Failure> {
-        let Asked { key, event, code } = self.asked;
-        let (event, told) = match (key, event, code) {
+        let Asked { key, event, stored } = self.asked;
+        let (event, story) = match (key, event, stored) {
             (Some(key), ..) => (place::sample_event(&key)?, None),
             (_, Some(path), _) => (place::read_event(&path)?, None),
-            (.., code) => {
-                let code = code.unwrap_or_default();
-                let detail = super::small_runtime()?.block_on(dead::find(common, &code))?;
-                let event = Event::from_value(detail.event.clone())
-                    .map_err(|error| Failure::new(super::exit::FINDINGS, format!("{code}: {error}")))?;
-                (event, Some(detail))
+            (.., stored) => {
+                let story = Story::find(&common.reader()?, &stored.unwrap_or_default())?;
+                match story.event()? {
+                    Some(event) => (event, Some(story)),
+                    // A digest or a notice: no rule makes one by itself.
+                    None => return story.say(self.json),
+                }
             }
         };
+        if let (Some(story), false) = (&story, self.json) {
+            output::say(&format!("{}\nby the rules as they are now:\n\n", story.text()))?;
+        }
         // Where an event goes does not depend on secrets, so none is needed.
         let config = config::load(&common.config, &LoadOptions::without_secrets())?;
         let explanation = config.rules.explain(&event);
-        if self.json {
-            let owed = explanation.route.owed.iter();
-            let known = owed.filter_map(|owed| config.destinations.get_key_value(&owed.destination));
-            let destinations = known.map(|(name, known)| (name.to_string(), settings_json(known, &config)));
-            return output::say_json(&json!({
-                "event": { "id": event.id.as_str(), "key": event.key.as_str(), "target": event.target() },
-                "routing": explanation,
-                "destinations": destinations.collect::<serde_json::Map<_, _>>(),
-                "delivery": told,
-            }));
+        if !self.json {
+            return output::say(&text(&event, &explanation, &config));
         }
-        let told = told.map(|detail| format!("{}\nby the rules as they are now:\n\n", dead::describe(&detail)));
-        output::say(&format!("{}{}", told.unwrap_or_default(), text(&event, &explanation, &config)))
+        let owed = explanation.route.owed.iter();
+        let known = owed.filter_map(|owed| config.destinations.get_key_value(&owed.destination));
+        let destinations = known.map(|(name, known)| (name.to_string(), settings_json(known, &config)));
+        let mut told = json!({
+            "event": { "id": event.id.as_str(), "key": event.key.as_str(), "target": event.target() },
+            "routing": explanation,
+            "destinations": destinations.collect::<serde_json::Map<_, _>>(),
+        });
+        match &story {
+            Some(Story::Delivery { detail, .. }) => told["delivery"] = json!(detail),
+            Some(Story::Event { event, digests, .. }) => {
+                told["stored"] = json!(event);
+                told["digests"] = json!(digests);
+            }
+            None => {}
+        }
+        output::say_json(&told)
     }
+}
+
+/// Prints what is on record under an event's id or a delivery's code.
+pub(super) fn show(reader: &Reader, named: &str, json: bool) -> Result<(), Failure> {
+    Story::find(reader, named)?.say(json)
+}
+
+/// What became of something.
+enum Story {
+    Event {
+        event: EventRow,
+        /// Those that tell its folded deliveries.
+        digests: Vec<DeliveryDetail>,
+        /// What was asked for names a delivery as well.
+        also: Option<Box<DeliveryDetail>>,
+    },
+    Delivery {
+        detail: Box<DeliveryDetail>,
+        /// Of a digest.
+        members: Vec<DeliveryRow>,
+        /// The one that tells it.
+        digest: Option<Box<DeliveryDetail>>,
+    },
+}
+
+/// The most that a digest has.
+const MEMBERS_MAX: usize = 10_000;
+
+impl Story {
+    fn find(reader: &Reader, named: &str) -> Result<Self, Failure> {
+        let code = Code::parse(named);
+        let delivery = code.map(|code| detail(reader, code)).transpose()?.flatten();
+        if let Some(event) = reader.event(named)? {
+            let mut codes: Vec<_> = event.deliveries.iter().filter_map(|(row, _)| row.digest.clone()).collect();
+            codes.dedup();
+            let digests = codes.iter().filter_map(|code| Code::parse(code)).map(|code| detail(reader, code));
+            let digests = digests.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+            return Ok(Self::Event { event, digests, also: delivery.map(Box::new) });
+        }
+        let Some(found) = delivery else { return Err(unknown(reader, named)?) };
+        let digest = found.delivery.digest.as_deref().and_then(Code::parse);
+        let digest = digest.map(|digest| detail(reader, digest)).transpose()?.flatten().map(Box::new);
+        let members = match code {
+            Some(code) if found.event.is_none() => reader.members(code, MEMBERS_MAX)?,
+            _ => Vec::new(),
+        };
+        Ok(Self::Delivery { detail: Box::new(found), members, digest })
+    }
+
+    /// The event that the rules can be asked about.
+    fn event(&self) -> Result<Option<Event>, Failure> {
+        let record = match self {
+            Self::Event { event, .. } => Some(record(event)),
+            Self::Delivery { detail, .. } => detail.event.clone(),
+        };
+        let read = record.map(Event::from_value).transpose();
+        read.map_err(|error| Failure::new(exit::FINDINGS, format!("the stored event is damaged: {error}")))
+    }
+
+    fn say(&self, json: bool) -> Result<(), Failure> {
+        if !json {
+            return output::say(&self.text());
+        }
+        match self {
+            Self::Event { event, digests, .. } => {
+                output::say_json(&json!({ "stored": event, "record": record(event), "digests": digests }))
+            }
+            Self::Delivery { detail, members, digest } => {
+                let mut told = json!(detail);
+                if detail.event.is_none() {
+                    told["members"] = json!(members);
+                }
+                if let Some(digest) = digest {
+                    told["digest"] = json!(digest);
+                }
+                output::say_json(&told)
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Event { event, digests, also } => event_text(event, digests, also.as_deref()),
+            Self::Delivery { detail, members, digest } => {
+                let DeliveryDetail { delivery, attempts, event } = detail.as_ref();
+                let mut text = delivery_text(delivery, attempts, digest.as_deref());
+                if !members.is_empty() {
+                    text.push_str(&format!("\n{}", members_text(members, delivery.events)));
+                }
+                if let Some(event) = event {
+                    text.push('\n');
+                    text.push_str(&record_text(event));
+                }
+                text
+            }
+        }
+    }
+}
+
+/// That nothing is on record under this name, and why perhaps.
+pub(super) fn unknown(reader: &Reader, named: &str) -> Result<Failure, Failure> {
+    let why = match reader.seen(named)? {
+        Some(seen) => format!(
+            "event {named:?} was first seen at {seen} and is not in the store: it was let go after its time, or only remembered at the first run, which sends nothing"
+        ),
+        None if Code::parse(named).is_some() => {
+            format!("there is neither an event {named:?} nor a delivery with that code in this store")
+        }
+        None => {
+            format!("the relay has never seen an event {named:?}, and it is not a code either; codes look like 7F3K")
+        }
+    };
+    Ok(Failure::new(exit::UNREACHABLE, why))
+}
+
+/// What a delivery tells, in a word or two.
+pub(super) fn event_name(row: &DeliveryRow) -> String {
+    match row.kind.as_str() {
+        "event" => output::tame(row.event_key.as_deref().unwrap_or("-")),
+        "notice" => "notice of the relay".to_owned(),
+        _ => format!("digest of {}", row.events),
+    }
+}
+
+fn detail(reader: &Reader, code: Code) -> Result<Option<DeliveryDetail>, Failure> {
+    let found = reader.delivery(code)?;
+    Ok(found.map(|(delivery, attempts, event)| DeliveryDetail {
+        delivery,
+        attempts,
+        event: event.and_then(|event| serde_json::from_str(&event).ok()),
+    }))
+}
+
+fn record(event: &EventRow) -> Value {
+    serde_json::from_str(&event.body).unwrap_or_default()
+}
+
+fn event_text(event: &EventRow, digests: &[DeliveryDetail], also: Option<&DeliveryDetail>) -> String {
+    let mut text = format!(
+        "event {} ({}), received {} from {}\n",
+        output::tame(&event.event_id),
+        output::tame(&event.key),
+        event.received_at,
+        event.source
+    );
+    if let Some(DeliveryDetail { delivery: other, .. }) = also {
+        let of = other.event_id.as_deref().map(|id| format!(" of event {}", output::tame(id))).unwrap_or_default();
+        text.push_str(&format!(
+            "{} is also the code of another delivery{of}, to {}, {}\n",
+            other.code, other.destination, other.state
+        ));
+    }
+    if let Some(rule) = &event.dropped_by {
+        let reason = event.drop_reason.as_deref().unwrap_or("no reason given");
+        text.push_str(&format!("suppressed by rule {rule}: {}\n", output::tame(reason)));
+    }
+    for (row, attempts) in &event.deliveries {
+        let digest = digests.iter().find(|digest| Some(&digest.delivery.code) == row.digest.as_ref());
+        text.push_str(&format!("\n{}", delivery_text(row, attempts, digest)));
+    }
+    text.push('\n');
+    text.push_str(&record_text(&record(event)));
+    text
+}
+
+fn delivery_text(row: &DeliveryRow, attempts: &[AttemptRow], digest: Option<&DeliveryDetail>) -> String {
+    let mut text =
+        format!("{} to {} · {} · rule {} · {}\n", row.code, row.destination, row.state, row.rule, row.severity);
+    text.push_str(&match row.kind.as_str() {
+        "batch" => format!("a digest: rule {} gathers its events, {} so far\n", row.rule, row.events),
+        "overflow" => {
+            format!("a digest of {} that were more than the limits of {} let through\n", row.events, row.destination)
+        }
+        "notice" => format!(
+            "a notice of the relay itself: {} refuses messages: {}\n",
+            row.destination,
+            output::tame(row.via_reason.as_deref().unwrap_or("no answer on record"))
+        ),
+        _ => format!(
+            "event {} ({}), received {}\n",
+            output::tame(row.event_id.as_deref().unwrap_or("-")),
+            output::tame(row.event_key.as_deref().unwrap_or("-")),
+            row.received_at
+        ),
+    });
+    if let Some(via) = &row.via {
+        let why = match row.via_reason.as_deref() {
+            Some(why) if row.kind != "notice" => format!(": {}", output::tame(why)),
+            _ => String::new(),
+        };
+        text.push_str(&format!("sent by {via} instead{why}\n"));
+    }
+    if let Some(reason) = &row.reason {
+        text.push_str(&format!("reason: {}\n", output::tame(reason)));
+    }
+    if row.state == State::Dead.name() {
+        let code = &row.code;
+        text.push_str(&format!(
+            "next: mend the cause, then `halo-relay dead retry {code}`; or `halo-relay dead drop {code} --reason …`\n"
+        ));
+    }
+    if let Some(DeliveryDetail { delivery: digest, attempts, .. }) = digest {
+        let code = &digest.code;
+        let when = digest.ended_at.as_ref().map(|ended| format!(" at {ended}")).unwrap_or_default();
+        text.push_str(&format!(
+            "told by digest {code} of {} events, {}{when}; `halo-relay explain {code}` lists them\n",
+            digest.events, digest.state
+        ));
+        text.push_str(&attempts_text(attempts));
+        return text;
+    }
+    text.push_str(&attempts_text(attempts));
+    text
+}
+
+fn attempts_text(attempts: &[AttemptRow]) -> String {
+    if attempts.is_empty() {
+        return "not attempted yet\n".to_owned();
+    }
+    let rows = attempts.iter().map(|attempt| {
+        vec![
+            attempt.number.to_string(),
+            attempt.started_at.clone(),
+            attempt.outcome.clone().unwrap_or_else(|| "under way".to_owned()),
+            attempt.status.map_or_else(|| "-".to_owned(), |status| status.to_string()),
+            output::tame(attempt.detail.as_deref().unwrap_or("-")),
+        ]
+    });
+    format!("\n{}", output::table(&["attempt", "started", "outcome", "status", "detail"], rows))
+}
+
+fn members_text(members: &[DeliveryRow], all: u64) -> String {
+    let rows = members.iter().map(|row| {
+        vec![
+            output::tame(row.event_id.as_deref().unwrap_or("-")),
+            event_name(row),
+            output::tame(row.target.as_deref().unwrap_or("-")),
+            row.received_at.clone(),
+            row.code.clone(),
+        ]
+    });
+    let mut text = output::table(&["event", "key", "target", "received", "code"], rows);
+    let more = all.saturating_sub(members.len() as u64);
+    if more > 0 {
+        text.push_str(&format!("and {more} more; --json lists all that are kept\n"));
+    }
+    text
+}
+
+/// `serde_json` escapes control characters; what remains invisible is tamed line by line.
+fn record_text(event: &Value) -> String {
+    let text = serde_json::to_string_pretty(event).unwrap_or_default();
+    let mut tamed = String::new();
+    for line in text.lines() {
+        tamed.push_str(&output::tame(line));
+        tamed.push('\n');
+    }
+    tamed
 }
 
 fn text(event: &Event, explanation: &Explanation, config: &Config) -> String {

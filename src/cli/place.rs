@@ -2,9 +2,12 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
 
 use super::{Common, Failure, exit};
-use crate::model::{Event, EventKey};
+use crate::model::{Event, EventKey, Timestamp};
+use crate::store::Reader;
 use crate::{catalogue, store};
 
 /// Larger than any webhook body the relay takes.
@@ -42,6 +45,41 @@ impl Common {
     }
 }
 
+impl Common {
+    /// The store to look at, whether or not a relay runs.
+    pub(super) fn reader(&self) -> Result<Reader, Failure> {
+        Ok(Reader::open(&self.existing_state_dir()?)?)
+    }
+}
+
+/// A time given on the command line: so long ago (`7d`, `2h 30m`), or RFC 3339 in UTC (`2026-11-23T09:41:00Z`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Since {
+    Ago(Duration),
+    At(Timestamp),
+}
+
+impl Since {
+    pub(super) fn before(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Ago(span) => now.minus(span),
+            Self::At(time) => time,
+        }
+    }
+}
+
+impl FromStr for Since {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(span) = humantime::parse_duration(text.trim()) {
+            return Ok(Self::Ago(span));
+        }
+        let time = Timestamp::from_api(text).map(Self::At);
+        time.ok_or_else(|| "give how long ago, like 7d or 2h, or a time in UTC, like 2026-11-23T09:41:00Z".to_owned())
+    }
+}
+
 /// One event from a file (`-` is standard input): flat, wrapped, or the only one in a list.
 pub(super) fn read_event(path: &Path) -> Result<Event, Failure> {
     let is_stdin = path == Path::new("-");
@@ -67,4 +105,26 @@ pub(super) fn read_event(path: &Path) -> Result<Event, Failure> {
 pub(super) fn sample_event(key: &str) -> Result<Event, Failure> {
     let key = EventKey::new(key).map_err(|error| Failure::new(exit::USAGE, format!("--key: {error}")))?;
     Ok(catalogue::sample(&key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        let at = |text| Some(Since::At(Timestamp::from_api(text)?));
+        let cases = [
+            ("7d", Some(Since::Ago(Duration::from_hours(168)))),
+            ("2h 30m", Some(Since::Ago(Duration::from_mins(150)))),
+            ("2026-11-23T09:41:00Z", at("2026-11-23T09:41:00Z")),
+            ("2026-11-23 09:41", at("2026-11-23 09:41")),
+            ("yesterday", None),
+            ("", None),
+            ("-1d", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(text.parse::<Since>().ok(), expected, "{text:?}");
+        }
+    }
 }

@@ -1,40 +1,81 @@
 //! The loop of one destination.
+//!
+//! Each turn of it is one transaction: the answers that came are recorded, and as many deliveries as the breaker, the limits
+//! and the free slots allow are claimed. When nothing waits, the lane offers its free slots, and intake claims for it as new
+//! events come. A slot is taken from the claim until the answer is on disk, whatever fails meanwhile.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Attempt, LOG_EVERY};
-use super::{LaneSettings, Shared};
-use crate::model::Timestamp;
-use crate::rate::{Pacer, Ticket, Turn};
-use crate::store::StoreError;
+use super::attempt::{Attempt, Attempted};
+use super::breaker::{Breaker, Change, Gate};
+use super::concurrency::Concurrency;
+use super::limits::{Limits, Tickets};
+use super::step::{Circumstances, next_step};
+use super::{InForce, Shared};
+use crate::backoff;
+use crate::model::delivery::Code;
+use crate::model::{Condition, DestinationName, Health, Outcome, Overflow, Report, Timestamp};
+use crate::rate::{Pacer, Turn as Room};
+use crate::store::{Claimed, Ended, Handed, Movable, Settlement, StoreError, Subscription, Taken, Turn};
 
 /// Between two tries while the store cannot be read or written.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
+/// Of the failures in a row to use the store, one each second, this one of so many is logged.
+const LOG_EVERY: u32 = 60;
 /// Whatever it waits for, the lane asks the store this often: wake-ups and times are hints.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Between two looks for what is more than the limits let through.
+const FOLD_EVERY: Duration = Duration::from_secs(1);
+/// Chat and mail are slow; remembering their sends costs nothing, and limits that come later know of them.
+const REMEMBER_MIN: Duration = Duration::from_hours(1);
+/// "Others are taken": within this time.
+const RECENT: Duration = Duration::from_hours(1);
 
 pub(super) struct Lane {
     shared: Shared,
-    destination: i64,
-    wake: Arc<Notify>,
-    settings: watch::Receiver<Arc<LaneSettings>>,
+    subscription: Subscription,
+    settings: watch::Receiver<Arc<InForce>>,
     stop: CancellationToken,
-    failures: Arc<AtomicU32>,
-    /// `None` until it is rebuilt from the store: at the start, and when the limits have changed.
-    pacer: Option<Pacer>,
+    /// What was learned from the store; `None` until it has been read, and when the limits have changed.
+    limits: Option<Limits>,
+    breaker: Breaker,
+    concurrency: Concurrency,
     hold_until: Timestamp,
-    /// How often in a row the store could not be used.
+    /// Throttled answers in a row.
+    pauses: u32,
+    last_delivered: Option<Timestamp>,
+    under_way: JoinSet<Attempted>,
+    pending: HashMap<Id, Pending>,
+    /// Answers that are not on disk yet. They keep their slots.
+    ended: Vec<Ended>,
+    /// Deliveries received as they were made.
+    received: u64,
+    /// Intake may claim for this lane.
+    offering: bool,
+    health_changed: bool,
+    hold_changed: bool,
+    /// The fallback that has been given something in this process.
+    fell_to: Option<DestinationName>,
+    /// How far deliveries have been looked at for the fallback in this outage.
+    handed: i64,
+    folded_at: Option<Timestamp>,
     store_failures: u32,
-    under_way: JoinSet<(Ticket, Timestamp, Option<Timestamp>)>,
+}
+
+/// What an attempt under way was started with.
+struct Pending {
+    claimed: Claimed,
+    tickets: Tickets,
 }
 
 /// What the lane waits for when it can start nothing.
+#[derive(Clone, Copy, Debug)]
 enum Wait {
     /// An attempt under way to end.
     Answer,
@@ -45,49 +86,98 @@ enum Wait {
     Store,
 }
 
+impl Wait {
+    fn or_until(self, at: Option<Timestamp>) -> Self {
+        match (self, at) {
+            (Self::Until(until), Some(at)) => Self::Until(until.min(at)),
+            (Self::Wake, Some(at)) => Self::Until(at),
+            (wait, _) => wait,
+        }
+    }
+}
+
 impl Lane {
     pub(super) fn new(
         shared: Shared,
-        destination: i64,
-        wake: Arc<Notify>,
-        settings: watch::Receiver<Arc<LaneSettings>>,
+        subscription: Subscription,
+        settings: watch::Receiver<Arc<InForce>>,
         stop: CancellationToken,
     ) -> Self {
+        let slots = settings.borrow().sender.slots();
         Self {
             shared,
-            destination,
-            wake,
+            subscription,
             settings,
             stop,
-            failures: Arc::default(),
-            pacer: None,
+            limits: None,
+            breaker: Breaker::new(Health::default()),
+            concurrency: Concurrency::new(slots),
             hold_until: Timestamp::default(),
-            store_failures: 0,
+            pauses: 0,
+            last_delivered: None,
             under_way: JoinSet::new(),
+            pending: HashMap::new(),
+            ended: Vec::new(),
+            received: 0,
+            offering: false,
+            health_changed: false,
+            hold_changed: false,
+            fell_to: None,
+            handed: 0,
+            folded_at: None,
+            store_failures: 0,
         }
     }
 
     /// Until it is stopped and all that was under way is settled.
     pub(super) async fn run(mut self) {
         while !self.stop.is_cancelled() {
-            let wait = match self.start_what_may().await {
-                Ok(wait) => {
-                    self.store_failures = 0;
-                    wait
-                }
-                Err(error) => {
-                    if self.store_failures.is_multiple_of(LOG_EVERY) {
-                        let name = self.settings.borrow().name.clone();
-                        tracing::error!(destination.name = %name, "{name} waits, the store cannot be used: {error}");
-                    }
-                    self.store_failures = self.store_failures.saturating_add(1);
-                    Wait::Store
-                }
-            };
+            let wait = self.turn().await;
+            let wait = self.or_store(wait);
             self.wait(wait).await;
         }
-        while let Some(ended) = self.under_way.join_next().await {
-            self.ended(ended);
+        self.finish().await;
+    }
+
+    /// Starts nothing more, and returns when all that was under way is on disk, or can never be: then the next start takes
+    /// it up.
+    async fn finish(&mut self) {
+        loop {
+            // Withdraws the offer first: afterwards nothing more is on its way.
+            match self.record().await {
+                Ok(()) => {}
+                Err(StoreError::Closed) => return,
+                Err(error) => {
+                    self.or_store(Err(error));
+                    tokio::time::sleep(STORE_AGAIN).await;
+                    continue;
+                }
+            }
+            self.receive();
+            if !self.ended.is_empty() {
+                continue;
+            }
+            match self.under_way.join_next_with_id().await {
+                Some(ended) => self.answered(ended),
+                None => return,
+            }
+        }
+    }
+
+    fn or_store(&mut self, result: Result<Wait, StoreError>) -> Wait {
+        match result {
+            Ok(wait) => {
+                self.store_failures = 0;
+                wait
+            }
+            Err(error) => {
+                if self.store_failures.is_multiple_of(LOG_EVERY) {
+                    let name = self.settings.borrow().name.clone();
+                    tracing::error!(destination.name = %name, "{name} waits, the store cannot be used: {error}");
+                }
+                self.store_failures = self.store_failures.saturating_add(1);
+                Wait::Store
+            }
         }
     }
 
@@ -101,91 +191,375 @@ impl Lane {
             Wait::Store => clock.now().plus(STORE_AGAIN),
         };
         let wakes = !matches!(wait, Wait::Answer | Wait::Store);
-        let busy = !self.under_way.is_empty();
-        tokio::select! {
-            Some(ended) = self.under_way.join_next(), if busy => {
-                self.ended(ended);
-                // All that ended meanwhile, so that one claim fills all their slots.
-                while let Some(ended) = self.under_way.try_join_next() {
-                    self.ended(ended);
+        let mut wait_on = true;
+        while wait_on {
+            wait_on = false;
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {}
+                Some(ended) = self.under_way.join_next_with_id(), if !self.under_way.is_empty() => {
+                    self.answered(ended);
+                    // All that ended meanwhile, so that one commit records them and fills all their slots.
+                    while let Some(ended) = self.under_way.try_join_next_with_id() {
+                        self.answered(ended);
+                    }
                 }
+                Some(claimed) = self.subscription.born.recv() => {
+                    self.received += 1;
+                    self.start_born(claimed);
+                    self.receive();
+                    // Nothing to record or to claim: that it runs is all.
+                    wait_on = self.ended.is_empty();
+                }
+                () = self.subscription.wake.notified(), if wakes => {}
+                () = tokio::time::sleep_until(clock.instant(until)) => {}
+                // Seen is not applied: that is for the next turn to find.
+                Ok(()) = self.settings.changed() => self.settings.mark_changed(),
             }
-            () = self.wake.notified(), if wakes => {}
-            () = tokio::time::sleep_until(clock.instant(until)) => {}
-            _ = self.settings.changed() => {}
-            () = self.stop.cancelled() => {}
         }
     }
 
-    /// Claims and starts as many attempts as hold, limits and slots allow; returns what to wait for then.
-    async fn start_what_may(&mut self) -> Result<Wait, StoreError> {
-        let settings = Arc::clone(&self.settings.borrow_and_update());
+    /// Records what has ended, and claims and starts as many attempts as may start; returns what to wait for then.
+    async fn turn(&mut self) -> Result<Wait, StoreError> {
+        let settings = self.renew_settings();
+        self.receive();
+        self.bring_home(&settings).await?;
         loop {
             let now = self.shared.clock.now();
-            if self.pacer.as_ref().is_none_or(|pacer| pacer.windows() != settings.limits) {
-                if !self.under_way.is_empty() {
-                    // Their end must count under the old limits and the new.
-                    return Ok(Wait::Answer);
-                }
-                self.rebuild_pacer(&settings, now).await?;
-            }
-            let Some(pacer) = &mut self.pacer else { return Ok(Wait::Until(now)) };
-            let free = settings.sender.slots().saturating_sub(self.under_way.len());
-            if free == 0 || self.stop.is_cancelled() {
+            if !self.ready(&settings, now).await? {
+                // The end of what is under way must count under the old limits and the new.
+                self.record().await?;
                 return Ok(Wait::Answer);
             }
-            if self.hold_until > now {
-                return Ok(Wait::Until(self.hold_until));
-            }
-            let most = match pacer.turn(now) {
-                Turn::Now(room) => room.min(free),
-                Turn::At(at) => return Ok(Wait::Until(at)),
-                Turn::AfterAnswer => return Ok(Wait::Answer),
+            // One must stay behind to be the probe, or a destination that was mended would never be found out; and what its
+            // answer may set free waits for that.
+            let probing = self.breaker.gate(now) == Gate::Probe;
+            let mut next_move = if probing { None } else { self.fall_back(&settings, now).await? };
+            self.fold(&settings, now).await?;
+            let (most, wait) = self.room(now);
+            let started = if most == 0 {
+                self.record().await?;
+                Some(wait)
+            } else {
+                self.claim(&settings, most, now).await?
             };
-            let (claimed, next) = self.shared.store.claim(self.destination, most, now).await?;
-            if claimed.is_empty() {
-                return Ok(next.map_or(Wait::Wake, Wait::Until));
-            }
-            for claimed in claimed {
-                let ticket = pacer.start(now);
-                let attempt = Attempt {
-                    shared: self.shared.clone(),
-                    settings: Arc::clone(&settings),
-                    destination: self.destination,
-                    failures: Arc::clone(&self.failures),
-                    claimed,
-                };
-                self.under_way.spawn(async move {
-                    let (ended, hold) = attempt.run().await;
-                    (ticket, ended, hold)
-                });
+            if let Some(wait) = started {
+                if probing && self.pending.is_empty() {
+                    next_move = self.fall_back(&settings, now).await?;
+                }
+                return Ok(wait.or_until(next_move));
             }
         }
     }
 
-    async fn rebuild_pacer(&mut self, settings: &LaneSettings, now: Timestamp) -> Result<(), StoreError> {
+    fn renew_settings(&mut self) -> Arc<InForce> {
+        let changed = self.settings.has_changed().unwrap_or(false);
+        let settings = Arc::clone(&self.settings.borrow_and_update());
+        if changed {
+            // Whatever was wrong may have been mended by just this.
+            self.breaker.probe_now(self.shared.clock.now());
+            self.handed = 0;
+            if self.concurrency.max() != settings.sender.slots() {
+                self.concurrency = Concurrency::new(settings.sender.slots());
+            }
+        }
+        settings
+    }
+
+    /// Reads limits and breaker from the store where they are not known; `false` while that has to wait.
+    async fn ready(&mut self, settings: &InForce, now: Timestamp) -> Result<bool, StoreError> {
+        if self.limits.as_ref().is_some_and(|limits| limits.are(&settings.limits, &settings.shared)) {
+            return Ok(true);
+        }
+        if !self.pending.is_empty() {
+            return Ok(false);
+        }
+        self.record().await?;
         let since = now.minus(Pacer::memory(&settings.limits));
         let most = Pacer::memory_sends(&settings.limits);
-        let (hold, ended) = self.shared.store.pacing(self.destination, since, most, now).await?;
-        self.pacer = Some(Pacer::new(settings.limits.clone(), ended, now));
-        self.hold_until = self.hold_until.max(hold);
+        let pacing = self.shared.store.pacing(self.subscription.outlet.destination, since, most).await?;
+        if self.limits.is_none() {
+            self.breaker = Breaker::new(pacing.health);
+            // A new process may have been started because something was mended.
+            self.breaker.probe_now(now);
+        }
+        self.hold_until = self.hold_until.max(pacing.hold);
+        let own = Pacer::new(settings.limits.clone(), pacing.sends, now);
+        self.limits = Some(Limits::new(own, settings.shared.clone(), Arc::clone(&self.subscription.wake)));
+        Ok(true)
+    }
+
+    /// How many attempts may start now; if none, what to wait for.
+    fn room(&self, now: Timestamp) -> (usize, Wait) {
+        let slots = match self.breaker.gate(now) {
+            Gate::Shut { until } => return (0, Wait::Until(until)),
+            Gate::Probe => 1,
+            Gate::Open => self.concurrency.limit(),
+        };
+        let free = slots.saturating_sub(self.pending.len());
+        if free == 0 {
+            return (0, Wait::Answer);
+        }
+        if self.hold_until > now {
+            return (0, Wait::Until(self.hold_until));
+        }
+        match self.limits.as_ref().map(|limits| limits.turn(now)) {
+            Some(Room::Now(room)) => (room.min(free), Wait::Wake),
+            Some(Room::At(at)) => (0, Wait::Until(at)),
+            // Of a shared limit the answer may be another lane's, which wakes this one.
+            Some(Room::AfterAnswer) => (0, Wait::Wake),
+            None => (0, Wait::Answer),
+        }
+    }
+
+    /// Claims and starts up to `most`; `None` if there may be more.
+    async fn claim(
+        &mut self,
+        settings: &Arc<InForce>,
+        most: usize,
+        now: Timestamp,
+    ) -> Result<Option<Wait>, StoreError> {
+        let gate = self.breaker.gate(now);
+        let Some(limits) = &mut self.limits else { return Ok(Some(Wait::Wake)) };
+        let mut tickets = limits.reserve(most, now);
+        if tickets.is_empty() {
+            // Another lane was quicker, and wakes this one when it is done.
+            return self.record().await.map(|()| Some(Wait::Wake));
+        }
+        let turn = Turn {
+            claim: tickets.len(),
+            received: self.received,
+            offer: !limits.is_shared() && gate == Gate::Open,
+            probe: gate == Gate::Probe,
+            ..Turn::default()
+        };
+        // Whatever becomes of the commit, the offer may stand.
+        self.offering = true;
+        let taken = self.take_turn(turn, now).await;
+        let claimed = taken.as_ref().map_or(0, |taken| taken.claimed.len());
+        let more = claimed == tickets.len();
+        if let Some(limits) = &mut self.limits {
+            for unused in tickets.drain(claimed..) {
+                limits.cancel(&unused);
+            }
+        }
+        let taken = taken?;
+        for (claimed, tickets) in taken.claimed.into_iter().zip(tickets) {
+            self.start(settings, claimed, tickets);
+        }
+        self.receive();
+        // What could not be started is recorded at once.
+        let more = more || !self.ended.is_empty();
+        Ok(if more { None } else { Some(taken.next.map_or(Wait::Wake, Wait::Until)) })
+    }
+
+    /// Records what has ended, and withdraws the lane's offer.
+    async fn record(&mut self) -> Result<(), StoreError> {
+        if self.ended.is_empty() && !self.hold_changed && !self.health_changed && !self.offering {
+            return Ok(());
+        }
+        self.take_turn(Turn::default(), self.shared.clock.now()).await?;
+        self.offering = false;
         Ok(())
     }
 
-    fn ended(&mut self, ended: Result<(Ticket, Timestamp, Option<Timestamp>), tokio::task::JoinError>) {
-        match ended {
-            Ok((ticket, at, hold)) => {
-                if let Some(pacer) = &mut self.pacer {
-                    pacer.answered(ticket, at);
-                }
-                self.hold_until = self.hold_until.max(hold.unwrap_or_default());
+    /// One transaction: `turn`, and all that is not on record yet. If it fails, nothing has changed.
+    async fn take_turn(&mut self, turn: Turn, now: Timestamp) -> Result<Taken, StoreError> {
+        let ended: Arc<[Ended]> = std::mem::take(&mut self.ended).into();
+        let turn = Turn {
+            ended: Arc::clone(&ended),
+            hold: self.hold_changed.then_some(self.hold_until),
+            health: self.health_changed.then(|| self.breaker.health().clone()),
+            remember: self.remember(),
+            ..turn
+        };
+        let taken = self.shared.store.turn(self.subscription.outlet, turn, now).await;
+        if taken.is_ok() {
+            self.hold_changed = false;
+            self.health_changed = false;
+        } else {
+            self.ended = ended.to_vec();
+        }
+        taken
+    }
+
+    /// For how long sends must be remembered: what limits of now count, and those that a reload may bring.
+    fn remember(&self) -> Option<Duration> {
+        let settings = self.settings.borrow();
+        if !settings.is_paced() && settings.sender.slots() > 1 {
+            return None;
+        }
+        let shared = settings.shared.iter().map(|shared| Pacer::memory(&shared.windows()));
+        Some(shared.fold(Pacer::memory(&settings.limits), Duration::max).max(REMEMBER_MIN))
+    }
+
+    /// Takes what was claimed for the lane as it was made.
+    fn receive(&mut self) {
+        while let Ok(claimed) = self.subscription.born.try_recv() {
+            self.received += 1;
+            self.start_born(claimed);
+        }
+    }
+
+    fn start_born(&mut self, claimed: Claimed) {
+        let now = self.shared.clock.now();
+        let may = !self.stop.is_cancelled() && self.breaker.gate(now) == Gate::Open && self.hold_until <= now;
+        let tickets = if may { self.limits.as_mut().and_then(|limits| limits.reserve(1, now).pop()) } else { None };
+        let settings = Arc::clone(&self.settings.borrow());
+        if let Some(tickets) = tickets {
+            self.start(&settings, claimed, tickets);
+        } else {
+            let report = Report::new(Outcome::Transient, None, "not started");
+            self.handed = self.handed.min(claimed.row - 1);
+            self.ended.push(Ended { claimed, at: now, report, settlement: Settlement::NotStarted });
+        }
+    }
+
+    fn start(&mut self, settings: &Arc<InForce>, claimed: Claimed, tickets: Tickets) {
+        let attempt = Attempt {
+            shared: self.shared.clone(),
+            settings: Arc::clone(settings),
+            claimed: claimed.clone(),
+            health: self.breaker.health().clone(),
+        };
+        let task = self.under_way.spawn(attempt.run());
+        self.pending.insert(task.id(), Pending { claimed, tickets });
+    }
+
+    fn answered(&mut self, ended: Result<(Id, Attempted), JoinError>) {
+        let now = self.shared.clock.now();
+        let (id, attempted) = match ended {
+            Ok((id, attempted)) => (id, Ok(attempted)),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let Some(Pending { claimed, tickets }) = self.pending.remove(&id) else { return };
+        let crashed = attempted.is_err();
+        let Attempted { report, sent } = attempted.unwrap_or_else(|error| {
+            tracing::error!("sending {} crashed: {error}", Code::of_row(claimed.row));
+            Attempted::not_sent(Outcome::RefusedContent, "the relay crashed on this message (see its log)")
+        });
+        if let Some(limits) = &mut self.limits {
+            limits.answered(&tickets, now);
+        }
+        let random = backoff::random();
+        // What fails with us says nothing about the destination.
+        let mut change = Change::None;
+        if sent {
+            change = self.breaker.answered(&report, claimed.started_at, now, random);
+            self.learn(&report, now);
+        }
+        let settings = Arc::clone(&self.settings.borrow());
+        let about = Circumstances {
+            health: self.breaker.health(),
+            others_pass: self.last_delivered.is_some_and(|at| now.since(at) < RECENT),
+            pauses: self.pauses,
+            fallback: settings.fallback.as_ref(),
+            now,
+            random,
+        };
+        let mut step = next_step(&claimed, &report, &about);
+        if crashed && let Settlement::Again { may_repeat, .. } = &mut step.settlement {
+            // Nobody knows how far it got.
+            *may_repeat = true;
+        }
+        if let Some(hold) = step.hold {
+            self.hold_until = self.hold_until.max(hold);
+            self.hold_changed = true;
+        }
+        if matches!(step.settlement, Settlement::Again { .. }) {
+            // While it was under way it could not be moved, and others behind it may have been.
+            self.handed = self.handed.min(claimed.row - 1);
+        }
+        self.shared.tell.answer(&settings.name, &claimed, &report, &step.settlement, now);
+        self.changed(change, &settings);
+        self.ended.push(Ended { claimed, at: now, report, settlement: step.settlement });
+    }
+
+    fn learn(&mut self, report: &Report, now: Timestamp) {
+        match report.outcome {
+            Outcome::Delivered => {
+                self.pauses = 0;
+                self.last_delivered = Some(now);
+                self.concurrency.succeeded();
             }
-            // Rendering and sending are guarded, so this is a bug. The delivery stays on record as being sent, and the next
-            // start takes it up. Its place in the limits would never be free again, so they are counted anew.
-            Err(error) => {
-                tracing::error!("an attempt crashed: {error}");
-                self.pacer = None;
+            Outcome::Throttled { .. } => {
+                self.pauses = self.pauses.saturating_add(1);
+                self.concurrency.failed();
+            }
+            Outcome::Transient | Outcome::Ambiguous | Outcome::RefusedDestination => self.concurrency.failed(),
+            Outcome::RefusedContent => {}
+        }
+    }
+
+    fn changed(&mut self, change: Change, settings: &InForce) {
+        if change == Change::None {
+            return;
+        }
+        self.health_changed = true;
+        // What an operator sent again meanwhile, or what has come back, is looked at once more.
+        self.handed = 0;
+        if change == Change::Closed {
+            self.concurrency.restart();
+        }
+        self.shared.tell.health(&settings.name, change, self.breaker.health(), settings.fallback.as_ref());
+    }
+
+    /// While the destination takes nothing, gives what waits too long to its fallback; tells when to look again.
+    async fn fall_back(&mut self, settings: &InForce, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let Some(fallback) = &settings.fallback else { return Ok(None) };
+        let after = match self.breaker.health().condition {
+            Condition::Taking => return Ok(None),
+            Condition::Failing => fallback.after,
+            Condition::Refusing => Duration::ZERO,
+        };
+        // What has just ended must be on record as waiting before it can be moved.
+        self.record().await?;
+        let from = self.subscription.outlet.destination;
+        let why = self.breaker.health().reason.clone().unwrap_or_default();
+        if self.breaker.health().condition == Condition::Refusing && !self.breaker.health().noticed {
+            self.shared.store.notify(from, fallback.to.clone(), why.clone(), now).await?;
+            self.breaker.noticed();
+            self.health_changed = true;
+        }
+        self.fell_to = Some(fallback.to.clone());
+        let closed = self.shared.store.close_batches(from, now).await?;
+        self.handed = self.handed.min(closed.first.map_or(i64::MAX, |first| first - 1));
+        loop {
+            let which = Movable { before: now.minus(after), after: self.handed };
+            let handing = self.shared.store.move_to_fallback(from, fallback.to.clone(), which, why.clone(), now);
+            let Handed { moved, seen, young } = handing.await?;
+            self.shared.tell.moved(&settings.name, &fallback.to, moved);
+            let done = seen == self.handed && moved == 0;
+            self.handed = seen;
+            if done || self.settings.has_changed().unwrap_or(true) {
+                let young = young.map(|since| since.plus(after));
+                return Ok(young.into_iter().chain(closed.next).min());
             }
         }
+    }
+
+    /// What an earlier fallback has not sent yet is this destination's again.
+    async fn bring_home(&mut self, settings: &InForce) -> Result<(), StoreError> {
+        let present = settings.fallback.as_ref().map(|fallback| &fallback.to);
+        if let Some(former) = self.fell_to.clone().filter(|former| present != Some(former)) {
+            let (own, now) = (self.subscription.outlet.destination, self.shared.clock.now());
+            self.shared.store.bring_home(former, Some(own), now).await?;
+            self.fell_to = None;
+        }
+        Ok(())
+    }
+
+    /// Folds what the limits would hold up for too long into digests, a step at a time.
+    async fn fold(&mut self, settings: &InForce, now: Timestamp) -> Result<(), StoreError> {
+        let (Overflow::Digest { after }, Some(limits)) = (settings.overflow, &self.limits) else { return Ok(()) };
+        if !settings.is_paced() || self.folded_at.is_some_and(|at| now.since(at) < FOLD_EVERY) {
+            return Ok(());
+        }
+        let keep = limits.clears(now, after);
+        let folded = self.shared.store.fold(self.subscription.outlet.destination, keep, now).await?;
+        self.shared.tell.folded(&settings.name, folded);
+        // While there is more, it is folded between messages; then some time passes.
+        self.folded_at = (folded == 0).then_some(now);
+        Ok(())
     }
 }

@@ -1,23 +1,42 @@
-//! What follows from one answer, for the delivery and for its destination. Pure.
+//! What follows from one answer for its delivery. Pure; what follows for the destination is decided by
+//! [`breaker`](super::breaker).
 
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::model::{Outcome, Report, Timestamp};
+use crate::model::{Condition, Fallback, Health, Outcome, Report, Timestamp};
 use crate::store::{Claimed, Settlement};
 
 /// Between two attempts at one delivery.
-pub const RETRY: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_mins(10) };
-/// Between two attempts at a destination that fails: its other deliveries would fail as well, so they wait too, and the
-/// destination is probed, not flooded.
-pub const HOLD: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_mins(1) };
-/// A delivery this old is given up: by then people have other ways of knowing. The age bounds retries, not a count, so that
-/// an outage of days costs nothing.
-pub const GIVE_UP_AFTER: Duration = Duration::from_hours(7 * 24);
-/// A throttled destination that does not say for how long is left alone at least this long.
+pub const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(10));
+/// Between two pauses of a destination that asks for them without saying how long.
+pub const PAUSE: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(10));
+/// A delivery this old is given up at its next failure: by then people have other ways of knowing. The age bounds retries,
+/// not a count, so that an outage of a week, and some days to find out, cost nothing.
+pub const GIVE_UP_AFTER: Duration = Duration::from_hours(14 * 24);
+/// Failures of a delivery that is alone in failing before it is given up: it holds others of its kind.
+pub const ALONE_MAX: u32 = 10;
+/// A delivery that was the probe so often in a row lets another one try: its own content may be what fails.
+const PROBES_IN_A_ROW: i64 = 5;
+/// A throttled destination is left alone at least this long, whatever it asks for.
 const THROTTLED_MIN: Duration = Duration::from_secs(1);
 /// Times are cut to milliseconds; a wait must not end a fraction early.
 const RESOLUTION: Duration = Duration::from_millis(1);
+
+/// What is known beside the answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    /// How the destination does, this answer included.
+    pub health: &'a Health,
+    /// The destination took other messages within the last hour.
+    pub others_pass: bool,
+    /// Throttled answers in a row.
+    pub pauses: u32,
+    pub fallback: Option<&'a Fallback>,
+    pub now: Timestamp,
+    /// From 0 to 1.
+    pub random: f64,
+}
 
 /// What to record of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,85 +44,108 @@ pub struct Step {
     pub settlement: Settlement,
     /// Send nothing to the destination before this time.
     pub hold: Option<Timestamp>,
-    /// Failures in a row of the destination, after this attempt.
-    pub failures: u32,
 }
 
-/// `failures` counts the destination's failures in a row before this attempt; `random` is from 0 to 1.
-pub fn next_step(claimed: &Claimed, report: &Report, failures: u32, now: Timestamp, random: f64) -> Step {
-    let dead = |failures| Step { settlement: Settlement::Dead { reason: report.detail.clone() }, hold: None, failures };
+pub fn next_step(claimed: &Claimed, report: &Report, about: &Circumstances<'_>) -> Step {
+    let now = about.now;
+    let alone = |settlement| Step { settlement, hold: None };
+    let dead = |reason: String| alone(Settlement::Dead { reason });
     match &report.outcome {
-        Outcome::Delivered => Step { settlement: Settlement::Delivered, hold: None, failures: 0 },
-        Outcome::RefusedContent if claimed.plain => dead(0),
+        Outcome::Delivered => alone(Settlement::Delivered),
+        Outcome::RefusedContent if claimed.plain => dead(report.detail.clone()),
         // Something smaller may pass. That is no failure of the destination, and not to be waited for.
-        Outcome::RefusedContent => Step {
-            settlement: Settlement::Again { at: now, counts: true, may_repeat: false, plain: true },
-            hold: None,
-            failures: 0,
-        },
-        Outcome::RefusedDestination => dead(failures.saturating_add(1)),
-        _ if now.since(claimed.created_at) >= GIVE_UP_AFTER => Step {
-            settlement: Settlement::Dead {
-                reason: format!(
-                    "not delivered within {}: {}",
-                    humantime::format_duration(GIVE_UP_AFTER),
-                    report.detail
-                ),
-            },
-            hold: None,
-            failures: failures.saturating_add(1),
-        },
+        Outcome::RefusedContent => alone(Settlement::Again { at: now, counts: true, may_repeat: false, plain: true }),
+        _ if now.since(claimed.created_at) >= GIVE_UP_AFTER => {
+            let age = humantime::format_duration(GIVE_UP_AFTER);
+            dead(format!("not delivered within {age}: {}", report.detail))
+        }
+        // It waits for somebody to act, and goes to the fallback if there is one. The breaker alone says when to try again: a
+        // time of its own would keep it waiting when a reload has mended the destination.
+        Outcome::RefusedDestination => {
+            let again = Settlement::Again { at: now, counts: false, may_repeat: false, plain: false };
+            alone(handed_over(claimed, report, about, Duration::ZERO, now, false).unwrap_or(again))
+        }
         Outcome::Throttled { wait } => {
-            let failures = failures.saturating_add(1);
-            let wait = wait.unwrap_or_else(|| HOLD.wait(failures, random).max(THROTTLED_MIN));
+            let wait = wait.unwrap_or_else(|| PAUSE.wait(about.pauses, about.random)).max(THROTTLED_MIN);
             let until = now.plus(wait).plus(RESOLUTION);
-            Step {
-                settlement: Settlement::Again { at: until, counts: false, may_repeat: false, plain: false },
-                hold: Some(until),
-                failures,
-            }
+            let settlement = Settlement::Again { at: until, counts: false, may_repeat: false, plain: false };
+            Step { settlement, hold: Some(until) }
         }
-        Outcome::Transient | Outcome::Ambiguous => {
-            let failures = failures.saturating_add(1);
-            let may_repeat = report.outcome == Outcome::Ambiguous;
-            let at = now.plus(RETRY.wait(claimed.failures.saturating_add(1), random));
-            Step {
-                settlement: Settlement::Again { at, counts: true, may_repeat, plain: false },
-                hold: Some(now.plus(HOLD.wait(failures, random))),
-                failures,
-            }
-        }
+        Outcome::Transient | Outcome::Ambiguous => alone(failed(claimed, report, about)),
     }
+}
+
+fn failed(claimed: &Claimed, report: &Report, about: &Circumstances<'_>) -> Settlement {
+    let now = about.now;
+    let may_repeat = report.outcome == Outcome::Ambiguous;
+    let after = about.fallback.map_or(Duration::MAX, |fallback| fallback.after);
+    if about.health.condition != Condition::Taking {
+        // The breaker says when to try again; a time of its own is only for letting another one go first.
+        let probe_at = about.health.probe_at.max(now);
+        let another = claimed.number % PROBES_IN_A_ROW == 0;
+        let at = if another { probe_at.plus(probe_at.since(now)).plus(RESOLUTION) } else { now };
+        let again = Settlement::Again { at, counts: false, may_repeat, plain: false };
+        return handed_over(claimed, report, about, after, at, false).unwrap_or(again);
+    }
+    let failures = claimed.failures.saturating_add(1);
+    if about.others_pass && failures >= ALONE_MAX {
+        let reason = format!("failed {failures} times while other messages were taken: {}", report.detail);
+        return Settlement::Dead { reason };
+    }
+    let at = now.plus(RETRY.wait(failures, about.random));
+    let again = Settlement::Again { at, counts: true, may_repeat, plain: false };
+    handed_over(claimed, report, about, after, at, true).unwrap_or(again)
+}
+
+/// To the fallback, if there is one, the delivery is that old, and it has not come that way already.
+fn handed_over(
+    claimed: &Claimed,
+    report: &Report,
+    about: &Circumstances<'_>,
+    after: Duration,
+    at: Timestamp,
+    counts: bool,
+) -> Option<Settlement> {
+    let fallback =
+        about.fallback.filter(|_| claimed.moved.is_none() && about.now.since(claimed.created_at) >= after)?;
+    let (to, why) = (fallback.to.clone(), report.detail.clone());
+    Some(Settlement::Fallback { to, why, may_repeat: report.outcome == Outcome::Ambiguous, at, counts })
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::model::{RuleName, Severity};
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
     fn claimed(failures: u32, plain: bool, age: Duration) -> Claimed {
-        Claimed {
-            row: 1,
-            number: 1,
-            failures,
-            severity: Severity::Info,
-            rule: RuleName::from("all"),
-            plain,
-            may_repeat: false,
-            received_at: NOW.minus(age),
-            created_at: NOW.minus(age),
-            event: String::new(),
-        }
+        Claimed { failures, plain, ..Claimed::sample(NOW.minus(age)) }
     }
 
-    fn step(claimed: &Claimed, outcome: Outcome, failures: u32) -> Step {
-        next_step(claimed, &Report::new(outcome, None, "words"), failures, NOW, 1.0)
+    fn later(millis: u64) -> Timestamp {
+        NOW.plus(Duration::from_millis(millis))
+    }
+
+    fn well() -> Health {
+        Health::default()
+    }
+
+    fn failing() -> Health {
+        Health { condition: Condition::Failing, probe_at: later(4_000), ..Health::default() }
+    }
+
+    fn about(health: &Health) -> Circumstances<'_> {
+        Circumstances { health, others_pass: false, pauses: 1, fallback: None, now: NOW, random: 1.0 }
+    }
+
+    fn step(claimed: &Claimed, outcome: Outcome, about: &Circumstances<'_>) -> Step {
+        next_step(claimed, &Report::new(outcome, None, "words"), about)
     }
 
     fn again(millis: u64, counts: bool, may_repeat: bool, plain: bool) -> Settlement {
-        Settlement::Again { at: NOW.plus(Duration::from_millis(millis)), counts, may_repeat, plain }
+        Settlement::Again { at: later(millis), counts, may_repeat, plain }
     }
 
     fn dead() -> Settlement {
@@ -113,46 +155,142 @@ mod tests {
     #[test]
     fn what_follows() {
         let throttled = |seconds| Outcome::Throttled { wait: Some(Duration::from_secs(seconds)) };
+        let (well, failing) = (well(), failing());
         let cases = [
-            // failures of the delivery, plain already, outcome, failures of the destination; settlement, hold, failures
-            (0, false, Outcome::Delivered, 5, Settlement::Delivered, None, 0),
-            (0, false, Outcome::Transient, 0, again(1_000, true, false, false), Some(1_000), 1),
-            (2, false, Outcome::Transient, 0, again(4_000, true, false, false), Some(1_000), 1),
-            (40, false, Outcome::Transient, 40, again(600_000, true, false, false), Some(60_000), 41),
-            (0, false, Outcome::Ambiguous, 1, again(1_000, true, true, false), Some(2_000), 2),
-            (3, false, throttled(3), 0, again(3_001, false, false, false), Some(3_001), 1),
-            (3, true, Outcome::Throttled { wait: None }, 2, again(4_001, false, false, false), Some(4_001), 3),
-            (0, false, Outcome::RefusedContent, 3, again(0, true, false, true), None, 0),
-            (0, true, Outcome::RefusedContent, 3, dead(), None, 0),
-            (0, false, Outcome::RefusedDestination, 3, dead(), None, 4),
+            // failures of the delivery, plain already, outcome, the destination; settlement, hold
+            (0, false, Outcome::Delivered, &failing, Settlement::Delivered, None),
+            (0, false, Outcome::Transient, &well, again(1_000, true, false, false), None),
+            (2, false, Outcome::Transient, &well, again(4_000, true, false, false), None),
+            (40, false, Outcome::Transient, &well, again(600_000, true, false, false), None),
+            (0, false, Outcome::Ambiguous, &well, again(1_000, true, true, false), None),
+            (2, false, Outcome::Ambiguous, &failing, again(0, false, true, false), None),
+            (3, false, throttled(3), &well, again(3_001, false, false, false), Some(3_001)),
+            (3, true, Outcome::Throttled { wait: None }, &well, again(1_001, false, false, false), Some(1_001)),
+            (0, false, Outcome::RefusedContent, &well, again(0, true, false, true), None),
+            (0, true, Outcome::RefusedContent, &well, dead(), None),
+            (0, false, Outcome::RefusedDestination, &failing, again(0, false, false, false), None),
         ];
-        for (own, plain, outcome, failures, settlement, hold, after) in cases {
-            let expected =
-                Step { settlement, hold: hold.map(|millis| NOW.plus(Duration::from_millis(millis))), failures: after };
-            assert_eq!(
-                step(&claimed(own, plain, Duration::ZERO), outcome.clone(), failures),
-                expected,
-                "{outcome:?} {own} {plain}"
-            );
+        for (own, plain, outcome, health, settlement, hold) in cases {
+            let expected = Step { settlement, hold: hold.map(later) };
+            let found = step(&claimed(own, plain, Duration::ZERO), outcome.clone(), &about(health));
+            assert_eq!(found, expected, "{outcome:?} {own} {plain}");
         }
+    }
+
+    #[test]
+    fn a_probe_that_fails_again_and_again_lets_another_try() {
+        let health = failing();
+        let probe = Claimed { number: PROBES_IN_A_ROW, ..claimed(0, false, Duration::ZERO) };
+        assert_eq!(step(&probe, Outcome::Transient, &about(&health)).settlement, again(8_001, false, false, false));
+    }
+
+    #[test]
+    fn alone_in_failing_it_is_given_up_and_in_company_it_is_not() {
+        let health = well();
+        let last = claimed(ALONE_MAX - 1, false, Duration::from_hours(1));
+        assert!(matches!(step(&last, Outcome::Transient, &about(&health)).settlement, Settlement::Again { .. }));
+        let alone = Circumstances { others_pass: true, ..about(&health) };
+        let Settlement::Dead { reason } = step(&last, Outcome::Transient, &alone).settlement else { panic!("kept") };
+        assert_eq!(reason, "failed 10 times while other messages were taken: words");
+        let earlier = claimed(ALONE_MAX - 2, false, Duration::from_hours(1));
+        assert!(matches!(step(&earlier, Outcome::Transient, &alone).settlement, Settlement::Again { .. }));
+    }
+
+    #[test]
+    fn a_fallback_takes_what_fails_too_long_once() {
+        let health = well();
+        let fallback = Fallback { to: "mail".into(), after: Duration::from_mins(5) };
+        let about = Circumstances { fallback: Some(&fallback), ..about(&health) };
+        let young = claimed(1, false, Duration::from_secs(299));
+        assert!(matches!(step(&young, Outcome::Transient, &about).settlement, Settlement::Again { .. }));
+        let old = claimed(1, false, Duration::from_mins(5));
+        let expected = Settlement::Fallback {
+            to: "mail".into(),
+            why: "words".into(),
+            may_repeat: true,
+            at: later(2_000),
+            counts: true,
+        };
+        assert_eq!(step(&old, Outcome::Ambiguous, &about).settlement, expected);
+        // Where nothing will pass until somebody acts, at once.
+        let refused = step(&young, Outcome::RefusedDestination, &about).settlement;
+        assert!(matches!(refused, Settlement::Fallback { counts: false, .. }), "{refused:?}");
+        let moved = crate::store::Moved { from: "chat".into(), why: String::new() };
+        let moved = Claimed { moved: Some(moved), ..old };
+        assert!(matches!(step(&moved, Outcome::Transient, &about).settlement, Settlement::Again { .. }));
     }
 
     #[test]
     fn age_bounds_retries_but_not_success() {
         let old = claimed(0, false, GIVE_UP_AFTER);
-        for outcome in [Outcome::Transient, Outcome::Ambiguous, Outcome::Throttled { wait: None }] {
-            let Settlement::Dead { reason } = step(&old, outcome, 0).settlement else { panic!("kept for ever") };
-            assert_eq!(reason, "not delivered within 7days: words");
+        let health = failing();
+        for outcome in
+            [Outcome::Transient, Outcome::Ambiguous, Outcome::Throttled { wait: None }, Outcome::RefusedDestination]
+        {
+            let Settlement::Dead { reason } = step(&old, outcome, &about(&health)).settlement else {
+                panic!("kept for ever")
+            };
+            assert_eq!(reason, "not delivered within 14days: words");
         }
-        assert_eq!(step(&old, Outcome::Delivered, 0).settlement, Settlement::Delivered);
-        let young = claimed(99, false, Duration::from_hours(7 * 24 - 1));
-        assert!(matches!(step(&young, Outcome::Transient, 0).settlement, Settlement::Again { .. }));
+        assert_eq!(step(&old, Outcome::Delivered, &about(&health)).settlement, Settlement::Delivered);
+        let young = claimed(99, false, GIVE_UP_AFTER.checked_sub(Duration::from_secs(1)).unwrap());
+        assert!(matches!(step(&young, Outcome::Transient, &about(&health)).settlement, Settlement::Again { .. }));
     }
 
     #[test]
     fn an_unlucky_draw_does_not_spin() {
-        let report = Report::new(Outcome::Throttled { wait: None }, Some(429), "slow down");
-        let step = next_step(&claimed(0, false, Duration::ZERO), &report, 0, NOW, 0.0);
-        assert_eq!(step.hold, Some(NOW.plus(THROTTLED_MIN).plus(RESOLUTION)));
+        let health = well();
+        let unlucky = Circumstances { random: 0.0, ..about(&health) };
+        let found = step(&claimed(0, false, Duration::ZERO), Outcome::Throttled { wait: None }, &unlucky);
+        assert_eq!(found.hold, Some(NOW.plus(THROTTLED_MIN).plus(RESOLUTION)));
+    }
+
+    proptest! {
+        /// Every answer has a settlement; a delivery ends only when it arrived, was refused twice, failed alone or is too old,
+        /// and what comes again does so in the foreseeable future.
+        #[test]
+        fn only_the_written_reasons_end_a_delivery(
+            (kind, wait) in (0..6_usize, prop::option::of(0..100_000_u64)),
+            (failures, number, plain, age_hours) in (0..20_u32, 1..200_i64, any::<bool>(), 0..500_u64),
+            (open, others_pass, pauses, moved, random) in (any::<bool>(), any::<bool>(), 0..50_u32, any::<bool>(), 0.0..1.0_f64),
+            falls_back in any::<bool>(),
+        ) {
+            let wait = wait.map(Duration::from_secs);
+            let outcome = [
+                Outcome::Delivered,
+                Outcome::Throttled { wait },
+                Outcome::Transient,
+                Outcome::Ambiguous,
+                Outcome::RefusedContent,
+                Outcome::RefusedDestination,
+            ][kind].clone();
+            let health = if open { failing() } else { well() };
+            let fallback = Fallback { to: "mail".into(), after: Duration::from_hours(1) };
+            let age = Duration::from_hours(age_hours);
+            let moved = moved.then(|| crate::store::Moved { from: "chat".into(), why: String::new() });
+            let claimed = Claimed { number, moved: moved.clone(), ..claimed(failures, plain, age) };
+            let circumstances = Circumstances {
+                others_pass, pauses, random, fallback: falls_back.then_some(&fallback), ..about(&health)
+            };
+            let found = step(&claimed, outcome.clone(), &circumstances);
+            match found.settlement {
+                Settlement::Delivered => prop_assert!(outcome == Outcome::Delivered),
+                Settlement::Dead { .. } => prop_assert!(
+                    age >= GIVE_UP_AFTER || (outcome == Outcome::RefusedContent && plain)
+                        || (!open && others_pass && failures + 1 >= ALONE_MAX)
+                ),
+                Settlement::Again { at, may_repeat, .. } => {
+                    let limit = wait.unwrap_or_default().max(Duration::from_mins(11)) + RESOLUTION;
+                    prop_assert!(at >= NOW && at.since(NOW) <= limit);
+                    prop_assert_eq!(may_repeat, outcome == Outcome::Ambiguous);
+                }
+                Settlement::Fallback { may_repeat, .. } => {
+                    prop_assert!(moved.is_none() && falls_back && age >= fallback.after);
+                    prop_assert_eq!(may_repeat, outcome == Outcome::Ambiguous);
+                }
+                Settlement::NotStarted => prop_assert!(false, "it was"),
+            }
+            prop_assert_eq!(found.hold.is_some(), matches!(outcome, Outcome::Throttled { .. }) && age < GIVE_UP_AFTER);
+        }
     }
 }

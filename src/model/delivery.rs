@@ -3,13 +3,17 @@
 //! ```text
 //!            claim (durable)            answer recorded
 //!  ready ───────────────────► sending ─────────────────► delivered
-//!    ▲                           │ ├────────────────────► dead ──┐ operator: retry
-//!    └──── again at t ───────────┘ └── process died: ready,      └──────────────► ready
-//!                                      "may have been sent"        operator: drop ─► dropped
+//!   │ ▲ ▲                        │ ├────────────────────► dead ──┐ operator: retry
+//!   │ │ └── again at t ──────────┘ └── process died: ready,      └──────────────► ready
+//!   │ │                                "may have been sent"        operator: drop ─► dropped
+//!   │ └─ held: a batch that still gathers
+//!   └─► folded: told by a digest, and by it delivered, dead or dropped
 //! ```
 
 use std::fmt;
 use std::time::Duration;
+
+use super::Severity;
 
 /// Where a delivery stands. Stored as [`State::code`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,10 +28,15 @@ pub enum State {
     Dead,
     /// A dead letter an operator has let go, with a reason.
     Dropped,
+    /// Told by a digest; what becomes of that becomes of it.
+    Folded,
+    /// A batch that still gathers; only digests are held.
+    Held,
 }
 
 impl State {
-    pub const ALL: [Self; 5] = [Self::Ready, Self::Sending, Self::Delivered, Self::Dead, Self::Dropped];
+    pub const ALL: [Self; 7] =
+        [Self::Ready, Self::Sending, Self::Delivered, Self::Dead, Self::Dropped, Self::Folded, Self::Held];
 
     pub const fn code(self) -> i64 {
         self as i64
@@ -44,6 +53,8 @@ impl State {
             Self::Delivered => "delivered",
             Self::Dead => "dead",
             Self::Dropped => "dropped",
+            Self::Folded => "folded",
+            Self::Held => "held",
         }
     }
 }
@@ -51,6 +62,62 @@ impl State {
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// What a delivery tells. Stored as [`Kind::code`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// One event.
+    Event,
+    /// Several events that a rule gathers.
+    Batch,
+    /// Several events that were more than the destination's limits let through in time.
+    Overflow,
+    /// News of the relay itself.
+    Notice,
+}
+
+impl Kind {
+    pub const ALL: [Self; 4] = [Self::Event, Self::Batch, Self::Overflow, Self::Notice];
+
+    pub const fn code(self) -> i64 {
+        self as i64
+    }
+
+    pub fn from_code(code: i64) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.code() == code)
+    }
+}
+
+/// What keeps its order: deliveries of one destination with the same severity and event key start in the order their
+/// events came. A smaller number is more urgent. Two keys may share a lane by accident; that only keeps more order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneKey(i64);
+
+impl LaneKey {
+    pub fn new(severity: Severity, name: &str) -> Self {
+        // FNV-1a, because the number is stored: it must be the same in all versions.
+        let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        Self(Self::first(severity).0 | i64::from(hash))
+    }
+
+    /// Before all lanes of this severity, and after all of greater ones.
+    pub const fn first(severity: Severity) -> Self {
+        Self((Severity::Critical.rank() as i64 - severity.rank() as i64) << 32)
+    }
+
+    pub const fn from_number(number: i64) -> Self {
+        Self(number)
+    }
+
+    pub const fn number(self) -> i64 {
+        self.0
+    }
+
+    /// Lanes of one severity have the same tier.
+    pub const fn tier(self) -> i64 {
+        self.0 >> 32
     }
 }
 
@@ -227,10 +294,26 @@ mod tests {
     }
 
     #[test]
-    fn states_round_trip() {
+    fn states_and_kinds_round_trip() {
         for state in State::ALL {
             assert_eq!(State::from_code(state.code()), Some(state));
         }
         assert_eq!(State::from_code(99), None);
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_code(kind.code()), Some(kind));
+        }
+        assert_eq!(Kind::from_code(99), None);
+    }
+
+    #[test]
+    fn urgent_lanes_come_first() {
+        let lanes = Severity::ALL.map(|severity| LaneKey::new(severity, "issue-add"));
+        assert!(lanes.is_sorted_by(|less_urgent, urgent| urgent < less_urgent));
+        for (severity, lane) in Severity::ALL.into_iter().zip(lanes) {
+            assert!(LaneKey::first(severity) <= lane);
+            assert_eq!(LaneKey::first(severity).tier(), lane.tier());
+        }
+        assert_ne!(LaneKey::new(Severity::Info, "issue-add"), LaneKey::new(Severity::Info, "issue-close"));
+        assert_eq!(LaneKey::new(Severity::Critical, "a").number(), 0xe40c_292c, "stored, so it must not change");
     }
 }

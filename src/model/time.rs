@@ -4,7 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 /// Milliseconds since 1970-01-01T00:00:00Z. Arithmetic saturates, so no input can overflow it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Serialised as that number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct Timestamp(i64);
 
 impl Timestamp {

@@ -114,6 +114,7 @@ impl Poller {
     }
 
     async fn poll(&self) -> Result<Tally, Failure> {
+        self.intake.ready()?;
         if self.intake.baseline_done(&self.settings.name).await? {
             return self.walk(None).await;
         }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Store, StoreError, outbox};
+use super::work::Work;
+use super::{NewBatch, Store, StoreError, checksum, outbox};
 use crate::model::{DestinationName, Event, EventId, EventKey, RuleName, Severity, SourceName, Timestamp};
 
 /// An event with all that follows from it, ready to be committed.
@@ -33,6 +34,8 @@ pub struct NewDelivery {
     pub destination: DestinationName,
     pub rule: RuleName,
     pub severity: Severity,
+    /// Told together with others of its kind.
+    pub batch: Option<NewBatch>,
 }
 
 /// What became of a list of events. `new + duplicate` is its length.
@@ -57,11 +60,11 @@ impl Store {
         now: Timestamp,
     ) -> Result<(Accepted, Vec<bool>), StoreError> {
         let source = source.clone();
-        self.write_and_wake(move |db, touched| {
+        self.write_with_room(move |work| {
             let mut accepted = Accepted::default();
             let mut fresh = Vec::with_capacity(events.len());
             for event in &*events {
-                fresh.push(mark_seen(db, &event.id, false, now)?);
+                fresh.push(mark_seen(work.db, &event.id, false, now)?);
                 if fresh.last() == Some(&false) {
                     accepted.duplicate += 1;
                     continue;
@@ -69,7 +72,7 @@ impl Store {
                 accepted.new += 1;
                 accepted.dropped += usize::from(event.dropped.is_some() && event.owed.is_empty());
                 accepted.queued += event.owed.len();
-                insert(db, &source, event, now, touched)?;
+                insert(work, &source, event, now)?;
             }
             Ok((accepted, fresh))
         })
@@ -78,10 +81,10 @@ impl Store {
 
     /// Marks events as seen without sending anything; returns how many were not known before.
     pub async fn remember(&self, ids: Vec<EventId>, now: Timestamp) -> Result<usize, StoreError> {
-        self.write(move |db| {
+        self.write_with_room(move |work| {
             let mut new = 0;
             for id in &ids {
-                new += usize::from(mark_seen(db, id, true, now)?);
+                new += usize::from(mark_seen(work.db, id, true, now)?);
             }
             Ok(new)
         })
@@ -118,8 +121,8 @@ impl Store {
 
     pub async fn set_baseline_done(&self, source: &SourceName) -> Result<(), StoreError> {
         let source = source.clone();
-        self.write(move |db| {
-            db.prepare_cached(
+        self.write_with_room(move |work| {
+            work.db.prepare_cached(
                 "INSERT INTO source (name, baseline_done) VALUES (?1, 1) ON CONFLICT (name) DO UPDATE SET baseline_done = 1",
             )?
             .execute([source.as_str()])
@@ -140,35 +143,24 @@ fn mark_seen(db: &Connection, id: &EventId, baseline: bool, now: Timestamp) -> r
     Ok(changed > 0 || cfg!(sabotage = "no_unique"))
 }
 
-fn insert(
-    db: &Connection,
-    source: &SourceName,
-    event: &NewEvent,
-    now: Timestamp,
-    touched: &mut Vec<i64>,
-) -> rusqlite::Result<()> {
+fn insert(work: &mut Work<'_>, source: &SourceName, event: &NewEvent, now: Timestamp) -> rusqlite::Result<()> {
     let (dropped_by, drop_reason) = match &event.dropped {
         Some((rule, reason)) => (Some(rule.as_str()), Some(reason.as_str())),
         None => (None, None),
     };
-    let row: i64 = db
+    let (id, key) = (event.id.as_str(), event.key.as_str());
+    let owed = i64::try_from(event.owed.len()).unwrap_or(i64::MAX);
+    let sum = checksum::event(id, key, now, &event.body);
+    let row: i64 = work
+        .db
         .prepare_cached(
-            "INSERT INTO event (event_id, key, source, received_at, body, dropped_by, drop_reason)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO event (event_id, key, source, received_at, body, dropped_by, drop_reason, owed, checksum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?
-        .insert(params![
-            event.id.as_str(),
-            event.key.as_str(),
-            source.as_str(),
-            now.as_millis(),
-            event.body,
-            dropped_by,
-            drop_reason
-        ])?;
+        .insert(params![id, key, source.as_str(), now.as_millis(), event.body, dropped_by, drop_reason, owed, sum])?;
     for owed in &event.owed {
-        let destination = outbox::destination_id(db, owed.destination.as_str())?;
-        outbox::enqueue(db, row, destination, owed, now)?;
-        touched.push(destination);
+        let destination = outbox::destination_id(work.db, owed.destination.as_str())?;
+        outbox::enqueue(work, (row, key, &event.body), destination, owed, now)?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::StoreError;
+use super::ballast::is_full;
 
 /// The lock file in the state directory.
 const FILE_NAME: &str = "relay.lock";
@@ -70,8 +71,11 @@ impl Lock {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         let lock = Self { _file: file, path: path.clone() };
-        lock.announce(&Holder { pid: std::process::id(), ..Holder::default() }).map_err(failed)?;
-        Ok(lock)
+        match lock.announce(&Holder { pid: std::process::id(), ..Holder::default() }) {
+            // Who holds the lock is told in words; the lock itself takes no room.
+            Err(error) if !is_full(&error) => Err(failed(error)),
+            _ => Ok(lock),
+        }
     }
 
     /// Tells other processes who holds the lock and where it listens. They may read at any moment, so the text is replaced

@@ -1,10 +1,15 @@
-//! Deliveries owed: enqueued, claimed, settled, and the dead ones that operators look after.
+//! Deliveries owed: enqueued, claimed, settled, moved to a fallback.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
-use super::{NewDelivery, Store, StoreError, schema};
-use crate::model::delivery::{Code, State};
-use crate::model::{Event, Outcome, Report, RuleName, Severity, Timestamp};
+use super::work::{OutletId, Tally, Work};
+use super::{NewDelivery, Room, Store, StoreError, checksum, digest, schema};
+use crate::model::delivery::{Kind, LaneKey, State};
+use crate::model::{Condition, DestinationName, Health, Outcome, Report, RuleName, Severity, Timestamp};
 
 /// A delivery whose attempt is on record as started. The caller sends it once and settles it.
 #[derive(Clone, Debug)]
@@ -20,12 +25,59 @@ pub struct Claimed {
     pub plain: bool,
     /// The outcome of an earlier attempt is unknown.
     pub may_repeat: bool,
-    /// When the event was taken in.
+    /// When the event was taken in; of a digest, the first of them.
     pub received_at: Timestamp,
     /// When it became owed, or was last sent again by an operator; giving up counts from here.
     pub created_at: Timestamp,
+    pub started_at: Timestamp,
+    /// Set when it goes another way than to the destination it is owed to.
+    pub moved: Option<Moved>,
+    pub what: What,
+    /// To whom it is owed.
+    pub destination: i64,
+}
+
+impl Claimed {
+    /// Whether it tells one event.
+    pub fn is_event(&self) -> bool {
+        matches!(self.what, What::Event(_))
+    }
+
+    #[cfg(test)]
+    pub fn sample(received_at: Timestamp) -> Self {
+        Self {
+            row: 1,
+            number: 1,
+            failures: 0,
+            severity: Severity::Info,
+            rule: RuleName::from("all"),
+            plain: false,
+            may_repeat: false,
+            received_at,
+            created_at: received_at,
+            started_at: received_at,
+            moved: None,
+            what: What::Event("".into()),
+            destination: 1,
+        }
+    }
+}
+
+/// What there is to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
     /// The event as JSON.
-    pub event: String,
+    Event(Arc<str>),
+    /// [`Store::gathered`] has it.
+    Digest(Kind),
+    /// Of the destination that it is owed to: it refuses messages, with this answer.
+    Notice(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    pub from: DestinationName,
+    pub why: String,
 }
 
 /// What follows from an attempt.
@@ -42,260 +94,378 @@ pub enum Settlement {
         /// Whether to send the small plain message from now on.
         plain: bool,
     },
+    /// To be sent by another destination; where that is owed the event itself, to be sent again at `at`.
+    Fallback {
+        to: DestinationName,
+        why: String,
+        may_repeat: bool,
+        at: Timestamp,
+        counts: bool,
+    },
     Dead {
         reason: String,
     },
+    /// Nothing was sent: the lane stopped before it could be.
+    NotStarted,
 }
 
-/// A delivery as people see it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct DeliveryRow {
-    pub code: String,
-    pub destination: String,
-    pub rule: String,
-    pub severity: String,
-    pub state: String,
-    pub event_id: String,
-    pub event_key: String,
-    pub target: Option<String>,
-    pub received_at: String,
-    pub ended_at: Option<String>,
-    pub attempts: i64,
-    pub reason: Option<String>,
+/// An attempt that has ended, and what follows.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    pub claimed: Claimed,
+    pub at: Timestamp,
+    pub report: Report,
+    pub settlement: Settlement,
 }
 
-/// An attempt as people see it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct AttemptRow {
-    pub number: i64,
-    pub started_at: String,
-    pub ended_at: Option<String>,
-    pub outcome: Option<String>,
-    pub status: Option<i64>,
-    pub detail: Option<String>,
+/// One step of a lane: answers to record, and attempts to start, in one transaction.
+#[derive(Clone, Debug, Default)]
+pub struct Turn {
+    pub ended: Arc<[Ended]>,
+    /// At most so many attempts start; zero also withdraws the lane's offer.
+    pub claim: usize,
+    /// How many deliveries the lane has got as they were made: those on their way to it need their slots too.
+    pub received: u64,
+    /// If fewer are due and nothing else waits: whether intake may start the rest, as new work comes.
+    pub offer: bool,
+    /// Look past deliveries that hold their lane: a probe wants something to send.
+    pub probe: bool,
+    /// Keeps the whole destination from being sent to before that time.
+    pub hold: Option<Timestamp>,
+    /// How the destination does, if that has changed.
+    pub health: Option<Health>,
+    /// How long a send counts against the destination's limits; `None` without limits.
+    pub remember: Option<Duration>,
 }
 
-/// How many deliveries of one destination stand where.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct DestinationCounts {
-    pub name: String,
-    pub ready: u64,
-    pub sending: u64,
-    pub delivered: u64,
-    pub dead: u64,
-    pub dropped: u64,
-    /// When the oldest event still owed was received.
-    pub oldest_owed_at: Option<String>,
-    /// The answer to the last attempt at the delivery that is next, if it was not taken.
-    pub waits_because: Option<String>,
-    #[serde(skip)]
-    pub oldest_owed: Option<Timestamp>,
+/// What a lane may start.
+#[derive(Debug, Default)]
+pub struct Taken {
+    pub claimed: Vec<Claimed>,
+    /// When the next delivery that is not due yet will be.
+    pub next: Option<Timestamp>,
 }
 
-/// Which dead letters are meant. All that is given must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct DeadFilter {
-    /// Codes of single deliveries; empty means all.
-    #[serde(default)]
-    pub codes: Vec<String>,
-    pub destination: Option<String>,
-    pub rule: Option<String>,
-    pub key: Option<String>,
+/// What a lane needs to go on where an earlier process, or an earlier rules file, stopped.
+#[derive(Debug)]
+pub struct Pacing {
+    /// Until when the destination asked to be left alone.
+    pub hold: Timestamp,
+    pub health: Health,
+    /// When its latest attempts ended.
+    pub sends: Vec<Timestamp>,
 }
+
+/// So often in a row may the process end while a delivery is being sent before that is taken for the cause.
+pub(super) const CRASHES_MAX: i64 = 3;
+/// A delivery that may be the cause is sent while no other such one is, or the innocent would be set aside with it; another
+/// looks again this much later.
+const SUSPECTS_AGAIN: Duration = Duration::from_secs(1);
+/// Deliveries moved to a fallback in one transaction.
+const MOVED_AT_ONCE: i64 = 500;
+/// Attempts kept of one delivery: the first ones and the latest.
+const ATTEMPTS_KEPT: i64 = 50;
 
 impl Store {
-    /// Claims up to `most` due deliveries of a destination: urgent before old, then in the order they came. When this
-    /// returns, their attempts are on record as started. With none due, tells when the next one is.
-    pub async fn claim(
-        &self,
-        destination: i64,
-        most: usize,
-        now: Timestamp,
-    ) -> Result<(Vec<Claimed>, Option<Timestamp>), StoreError> {
+    /// Records answers, then claims due deliveries: urgent before old, then in the order they came. When this returns, all of
+    /// it is on disk.
+    pub async fn turn(&self, outlet: OutletId, turn: Turn, now: Timestamp) -> Result<Taken, StoreError> {
         let boot = self.shared.boot;
-        self.write(move |db| {
-            let claimed = due(db, destination, most, now)?;
-            for delivery in &claimed {
-                start_attempt(db, delivery, boot, destination, now)?;
+        let room = self.shared.writer.room();
+        self.write(move |work| {
+            for ended in &*turn.ended {
+                settle(work, outlet.destination, boot, ended, turn.remember)?;
             }
-            let next = if claimed.is_empty() { next_due(db, destination)? } else { None };
-            Ok((claimed, next))
+            if turn.hold.is_some() || turn.health.is_some() {
+                keep_pacing(work.db, outlet.destination, turn.hold, turn.health.as_ref())?;
+            }
+            if turn.health.is_some_and(|health| health.condition == Condition::Taking) {
+                release(work.db, outlet.destination, now)?;
+            }
+            // On a full disk answers are recorded, but nothing is started whose answer might find no room.
+            if turn.claim == 0 || *room.borrow() == Room::Low {
+                work.offer(outlet, 0);
+                return Ok(Taken::default());
+            }
+            let most = turn.claim.saturating_sub(work.on_the_way(outlet, turn.received));
+            let mut taken = claim(work, outlet.destination, most, turn.probe.then_some(now), now)?;
+            if turn.probe && taken.claimed.is_empty() && taken.next.is_some() {
+                // Better one that was to let others go first than none.
+                taken = claim(work, outlet.destination, most, Some(Timestamp::from_millis(i64::MAX)), now)?;
+            }
+            let idle = turn.offer && taken.next.is_none();
+            work.offer(outlet, if idle { most.saturating_sub(taken.claimed.len()) } else { 0 });
+            Ok(taken)
         })
         .await
     }
 
-    /// Records how an attempt ended and what follows from it; `hold` keeps the whole destination from being sent to before
-    /// that time.
-    pub async fn settle(
+    /// What limits and breaker must know of the past: of sends, the latest `most` since `since`.
+    pub async fn pacing(&self, destination: i64, since: Timestamp, most: usize) -> Result<Pacing, StoreError> {
+        self.read(move |db| {
+            let (hold, health): (i64, Option<String>) =
+                db.query_row("SELECT hold_until, health FROM destination WHERE id = ?1", [destination], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })?;
+            let health = health.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+            Ok(Pacing { hold: Timestamp::from_millis(hold), health, sends: sends(db, destination, since, most)? })
+        })
+        .await
+    }
+
+    /// When the latest `most` sends of a destination ended, as far back as `since`.
+    pub async fn sends(&self, name: &str, since: Timestamp, most: usize) -> Result<Vec<Timestamp>, StoreError> {
+        let name = name.to_owned();
+        self.read(move |db| match known_id(db, &name)? {
+            Some(destination) => sends(db, destination, since, most),
+            None => Ok(Vec::new()),
+        })
+        .await
+    }
+
+    /// How many deliveries a destination is owed and waits for.
+    pub async fn owed_by(&self, name: &str) -> Result<u64, StoreError> {
+        let name = name.to_owned();
+        self.read(move |db| {
+            db.prepare_cached(
+                "SELECT coalesce(sum(number), 0) FROM tally
+                 WHERE destination = (SELECT id FROM destination WHERE name = ?1) AND state IN (0, 1)",
+            )?
+            .query_row([name], |row| row.get::<_, i64>(0))
+        })
+        .await
+        .map(i64::unsigned_abs)
+    }
+
+    /// Gives what `from` owes to `to` to send, in steps: deliveries that became owed at or before `before`, but not those
+    /// whose event `to` is owed itself.
+    pub async fn move_to_fallback(
         &self,
-        destination: i64,
-        claimed: &Claimed,
-        report: Report,
-        settlement: Settlement,
-        hold: Option<Timestamp>,
+        from: i64,
+        to: DestinationName,
+        which: Movable,
+        why: String,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let (row, number) = (claimed.row, claimed.number);
-        self.write(move |db| {
-            end_attempt(db, row, number, &report, now)?;
-            apply(db, row, &report, &settlement, now)?;
-            if let Some(hold) = hold {
-                db.prepare_cached("UPDATE destination SET hold_until = max(hold_until, ?2) WHERE id = ?1")?
-                    .execute(params![destination, hold.as_millis()])?;
+    ) -> Result<Handed, StoreError> {
+        let looking = to.clone();
+        let (rows, handed) = self.read(move |db| movable(db, from, looking.as_str(), which)).await?;
+        if rows.is_empty() {
+            return Ok(handed);
+        }
+        self.write_with_room(move |work| {
+            let to = destination_id(work.db, to.as_str())?;
+            let mut handed = handed;
+            for row in &rows {
+                handed.moved += work
+                    .db
+                    .prepare_cached(
+                        "UPDATE delivery SET via = ?2, note = ?3, due_at = ?4, failures = 0 WHERE id = ?1 AND state = 0",
+                    )?
+                    .execute(params![row, to, why, now.as_millis()])?;
+                // What comes later is the destination's own again.
+                digest::seal(work.db, *row)?;
             }
-            Ok(())
+            work.waits(to);
+            Ok(handed)
         })
         .await
     }
 
-    /// Until when the destination asked to be left alone, and when the latest `most` of its attempts since `since` ended
-    /// (those still running count as ending `now`): what a lane needs to go on where an earlier process, or an earlier rules
-    /// file, stopped.
-    pub async fn pacing(
-        &self,
-        destination: i64,
-        since: Timestamp,
-        most: usize,
-        now: Timestamp,
-    ) -> Result<(Timestamp, Vec<Timestamp>), StoreError> {
-        self.read(move |db| {
-            let hold: i64 =
-                db.query_row("SELECT hold_until FROM destination WHERE id = ?1", [destination], |row| row.get(0))?;
-            // An attempt lasts less than an hour, so one that ended since then started not long before.
-            let horizon = since.minus(std::time::Duration::from_hours(1));
-            let most = i64::try_from(most).unwrap_or(i64::MAX);
-            let ended = db
-                .prepare_cached(
-                    "SELECT coalesce(ended_at, ?3) AS ended FROM attempt
-                     WHERE destination = ?1 AND started_at >= ?2 ORDER BY ended DESC LIMIT ?4",
-                )?
-                .query_map(params![destination, horizon.as_millis(), now.as_millis(), most], |row| timestamp(row, 0))?
-                .collect::<rusqlite::Result<Vec<_>>>()?;
-            Ok((Timestamp::from_millis(hold), ended))
-        })
-        .await
+    /// Gives back to their own destinations what waits at fallbacks that are not among these any more.
+    pub async fn bring_home_from_others(&self, present: &[DestinationName], now: Timestamp) -> Result<(), StoreError> {
+        let all = self.read(|db| {
+            let mut all = db.prepare_cached("SELECT name FROM destination")?;
+            let all = all.query_map([], |row| Ok(DestinationName::from(row.get_ref(0)?.as_str()?)))?;
+            all.collect::<rusqlite::Result<Vec<_>>>()
+        });
+        for gone in all.await?.into_iter().filter(|name| !present.contains(name)) {
+            self.bring_home(gone, None, now).await?;
+        }
+        Ok(())
     }
 
-    /// Counts by destination, for `status` and metrics.
-    pub async fn counts(&self) -> Result<Vec<DestinationCounts>, StoreError> {
-        self.read(counts).await
-    }
-
-    /// Dead letters, oldest first.
-    pub async fn dead(&self, filter: DeadFilter, most: usize) -> Result<Vec<DeliveryRow>, StoreError> {
-        self.read(move |db| {
-            let rows = dead_rows(db, &filter, 0, most)?;
-            rows.into_iter().map(|row| describe(db, row)).collect()
-        })
-        .await
-    }
-
-    /// One delivery with its attempts and the event as JSON.
-    pub async fn delivery(&self, code: Code) -> Result<Option<(DeliveryRow, Vec<AttemptRow>, String)>, StoreError> {
-        self.read(move |db| {
-            let exists = db.prepare_cached("SELECT 1 FROM delivery WHERE id = ?1")?.exists([code.row()])?;
-            if !exists {
-                return Ok(None);
+    /// Gives back to their own destinations what waits at this one for others, or for `only`; in steps.
+    pub async fn bring_home(&self, via: DestinationName, only: Option<i64>, now: Timestamp) -> Result<(), StoreError> {
+        loop {
+            let via = via.clone();
+            let find = move |db: &Connection| {
+                let Some(via) = known_id(db, via.as_str())? else { return Ok((0, Vec::new())) };
+                let mut find = db.prepare_cached(
+                    "SELECT id FROM delivery INDEXED BY delivery_ready
+                     WHERE via = ?1 AND state = 0 AND destination <> via AND kind <> 3 AND (?2 IS NULL OR destination = ?2)
+                     LIMIT ?3",
+                )?;
+                let rows = find.query_map(params![via, only, MOVED_AT_ONCE], |row| row.get(0))?;
+                Ok((via, rows.collect::<rusqlite::Result<Vec<i64>>>()?))
+            };
+            let (via, rows) = self.read(find).await?;
+            if rows.is_empty() {
+                return Ok(());
             }
-            let body = db.query_row(
-                "SELECT body FROM event WHERE id = (SELECT event FROM delivery WHERE id = ?1)",
-                [code.row()],
-                |row| row.get(0),
-            )?;
-            Ok(Some((describe(db, code.row())?, attempts(db, code.row())?, body)))
-        })
-        .await
+            let moving = self.write(move |work| {
+                let mut home = work.db.prepare_cached(
+                    "UPDATE delivery SET via = destination, note = NULL, due_at = ?3 WHERE id = ?1 AND via = ?2 AND state = 0
+                     RETURNING destination",
+                )?;
+                for row in &rows {
+                    let moved = home.query_row(params![row, via, now.as_millis()], |row| row.get(0)).optional()?;
+                    if let Some(destination) = moved {
+                        work.waits(destination);
+                    }
+                }
+                Ok(())
+            });
+            moving.await?;
+        }
     }
 
-    /// Makes dead letters ready again, with a fresh count and their full message; returns their codes.
-    pub async fn retry_dead(&self, filter: DeadFilter, now: Timestamp) -> Result<Vec<String>, StoreError> {
-        self.each_dead(filter, move |db, row, touched| {
-            // The age counts anew too, or an old letter would die at its first hitch.
-            let destination = db
-                .prepare_cached(
-                    "UPDATE delivery SET state = 0, due_at = ?2, created_at = ?2, failures = 0, plain = 0,
-                        ended_at = NULL, reason = 'sent again by an operator'
-                     WHERE id = ?1 AND state = 3 RETURNING destination",
-                )?
-                .query_row(params![row, now.as_millis()], |row| row.get(0))?;
-            touched.push(destination);
-            Ok(())
-        })
-        .await
-    }
-
-    /// Lets dead letters go, with the operator's reason; returns their codes.
-    pub async fn drop_dead(
+    /// Queues a notice about a destination that refuses messages, to be sent by another.
+    pub async fn notify(
         &self,
-        filter: DeadFilter,
+        about: i64,
+        to: DestinationName,
         reason: String,
         now: Timestamp,
-    ) -> Result<Vec<String>, StoreError> {
-        self.each_dead(filter, move |db, row, _| {
-            db.prepare_cached("UPDATE delivery SET state = 4, ended_at = ?2, reason = ?3 WHERE id = ?1 AND state = 3")?
-                .execute(params![row, now.as_millis(), reason])
-                .map(drop)
+    ) -> Result<(), StoreError> {
+        self.write_with_room(move |work| {
+            let to = destination_id(work.db, to.as_str())?;
+            let lane = LaneKey::new(Severity::Critical, "notice").number();
+            let sum = checksum::delivery(Kind::Notice.code(), 0, about, lane, "notice");
+            work.db
+                .prepare_cached(
+                    "INSERT INTO delivery (kind, destination, via, lane, rule, severity, state, due_at, created_at, note, checksum)
+                     VALUES (3, ?1, ?2, ?3, 'notice', ?4, 0, ?5, ?5, ?6, ?7)",
+                )?
+                .execute(params![about, to, lane, Severity::Critical.rank(), now.as_millis(), reason, sum])?;
+            work.tally.add(about, State::Ready, 1);
+            work.waits(to);
+            Ok(())
         })
         .await
     }
 
-    /// Acts on dead letters in transactions of some hundred, so that nobody waits for a million of them; should one fail,
-    /// those before it stay done. Each is visited once, even if it dies again meanwhile. Returns their codes.
-    async fn each_dead(
-        &self,
-        filter: DeadFilter,
-        act: impl Fn(&Connection, i64, &mut Vec<i64>) -> rusqlite::Result<()> + Clone + Send + 'static,
-    ) -> Result<Vec<String>, StoreError> {
-        let mut done = Vec::new();
-        let mut after = 0;
-        loop {
-            let (filter, act) = (filter.clone(), act.clone());
-            let some = self.write_and_wake(move |db, touched| {
-                let rows = dead_rows(db, &filter, after, DEAD_AT_ONCE)?;
-                rows.iter().try_for_each(|row| act(db, *row, touched))?;
-                Ok(rows)
-            });
-            let rows = some.await?;
-            done.extend(rows.iter().map(|row| Code::of_row(*row).to_string()));
-            match rows.last() {
-                Some(last) => after = *last,
-                None => return Ok(done),
-            }
-        }
+    /// How many deliveries wait to be sent by this destination's lane; counted no further than `most`.
+    pub async fn waiting(&self, destination: i64, most: usize) -> Result<usize, StoreError> {
+        self.read(move |db| {
+            let most = i64::try_from(most).unwrap_or(i64::MAX);
+            db.prepare_cached(WAITING)?.query_row(params![destination, most], |row| row.get::<_, i64>(0))
+        })
+        .await
+        .map(|waiting| usize::try_from(waiting).unwrap_or(0))
     }
 }
 
-/// Dead letters that an operator's act changes in one transaction.
-const DEAD_AT_ONCE: usize = 500;
+/// Which deliveries go to a fallback.
+#[derive(Clone, Copy, Debug)]
+pub struct Movable {
+    pub before: Timestamp,
+    /// Those after this number; [`Handed::seen`] of the last call.
+    pub after: i64,
+}
+
+/// What a step of [`Store::move_to_fallback`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handed {
+    pub moved: usize,
+    /// The last delivery looked at: the next call need not look at it again.
+    pub seen: i64,
+    /// When the first that is too young to be moved became owed.
+    pub young: Option<Timestamp>,
+}
 
 /// The number of a destination, made at its first mention.
 pub(super) fn destination_id(db: &Connection, name: &str) -> rusqlite::Result<i64> {
-    let found = db
-        .prepare_cached("SELECT id FROM destination WHERE name = ?1")?
-        .query_row([name], |row| row.get(0))
-        .optional()?;
-    match found {
+    match known_id(db, name)? {
         Some(id) => Ok(id),
         None => db.prepare_cached("INSERT INTO destination (name) VALUES (?1)")?.insert([name]),
     }
 }
 
+fn known_id(db: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
+    db.prepare_cached("SELECT id FROM destination WHERE name = ?1")?.query_row([name], |row| row.get(0)).optional()
+}
+
+fn sends(db: &Connection, destination: i64, since: Timestamp, most: usize) -> rusqlite::Result<Vec<Timestamp>> {
+    let mut find =
+        db.prepare_cached("SELECT at, number FROM sent WHERE destination = ?1 AND at >= ?2 ORDER BY at DESC LIMIT ?3")?;
+    let limit = i64::try_from(most).unwrap_or(i64::MAX);
+    let mut rows = find.query(params![destination, since.as_millis(), limit])?;
+    let mut sends = Vec::new();
+    while let Some(row) = rows.next()? {
+        let number = usize::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
+        let at = timestamp(row, 0)?;
+        sends.extend(std::iter::repeat_n(at, number.min(most - sends.len().min(most))));
+    }
+    Ok(sends)
+}
+
+/// Makes the delivery of one event. If the destination's lane offered to take it, its attempt starts with this.
 pub(super) fn enqueue(
-    db: &Connection,
-    event: i64,
+    work: &mut Work<'_>,
+    (event, key, body): (i64, &str, &str),
     destination: i64,
     owed: &NewDelivery,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
-    db.prepare_cached(
-        "INSERT INTO delivery (event, destination, rule, severity, state, due_at, created_at)
-         VALUES (?1, ?2, ?3, ?4, 0, ?5, ?5)",
-    )?
-    .execute(params![event, destination, owed.rule.as_str(), owed.severity.rank(), now.as_millis()])
-    .map(drop)
+    let lane = LaneKey::new(owed.severity, key).number();
+    let sum = checksum::delivery(Kind::Event.code(), event, destination, lane, owed.rule.as_str());
+    work.tally.owed += 1;
+    let folded = match &owed.batch {
+        Some(batch) => Some(digest::gather(work, destination, owed, batch, now)?),
+        None => None,
+    };
+    let offered = if folded.is_none() { work.offered(destination) } else { None };
+    let (state, started) = match (&folded, &offered) {
+        (Some(_), _) => (State::Folded, None),
+        (None, Some(_)) => (State::Sending, Some(now.as_millis())),
+        (None, None) => (State::Ready, None),
+    };
+    let row = work
+        .db
+        .prepare_cached(
+            "INSERT INTO delivery (kind, event, destination, via, lane, rule, severity, state, due_at, created_at, started_at,
+                tries, digest, checksum)
+             VALUES (0, ?1, ?2, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10, ?11)",
+        )?
+        .insert(params![
+            event,
+            destination,
+            lane,
+            owed.rule.as_str(),
+            owed.severity.rank(),
+            state.code(),
+            now.as_millis(),
+            started,
+            i64::from(offered.is_some()),
+            folded,
+            sum
+        ])?;
+    work.tally.add(destination, state, 1);
+    let Some(taker) = offered else {
+        work.waits(destination);
+        return Ok(());
+    };
+    let claimed = Claimed {
+        row,
+        number: 1,
+        failures: 0,
+        severity: owed.severity,
+        rule: owed.rule.clone(),
+        plain: false,
+        may_repeat: false,
+        received_at: now,
+        created_at: now,
+        started_at: now,
+        moved: None,
+        what: What::Event(body.into()),
+        destination,
+    };
+    work.hand_over(destination, taker, claimed);
+    Ok(())
 }
 
-/// Counts the boot. Whatever an earlier process was sending may have been sent: it becomes ready at once, marked so.
+/// Counts the boot. Whatever an earlier process was sending may have been sent: it becomes ready at once, marked so. What
+/// was being sent at each of several ends in a row may be their cause, and is set aside.
 pub(super) fn start_boot(connection: &mut Connection, now: Timestamp) -> rusqlite::Result<i64> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let boot = transaction.query_row(
@@ -304,18 +474,56 @@ pub(super) fn start_boot(connection: &mut Connection, now: Timestamp) -> rusqlit
         [],
         |row| row.get(0),
     )?;
+    schema::set_meta(&transaction, schema::CLEAN, 0)?;
     take_back_clock(&transaction, now)?;
-    transaction.execute(
-        "UPDATE attempt SET ended_at = ?1, outcome = 'ambiguous', detail = 'the relay stopped before the answer'
-         WHERE ended_at IS NULL AND delivery IN (SELECT id FROM delivery WHERE state = 1)",
-        [now.as_millis()],
-    )?;
-    transaction.execute(
-        "UPDATE delivery SET state = 0, may_repeat = 1, due_at = min(due_at, ?1) WHERE state = 1",
-        [now.as_millis()],
-    )?;
+    schema::set_meta(&transaction, schema::OPENED_AT, now.as_millis())?;
+    let mut tally = Tally::default();
+    for (row, destination, via, crashes) in interrupted(&transaction)? {
+        end_interrupted(&transaction, row, via, boot, now)?;
+        let crashes = crashes + 1;
+        let state = if crashes >= CRASHES_MAX { State::Dead } else { State::Ready };
+        let reason = match state {
+            State::Dead => format!("quarantined: the relay ended {crashes} times in a row while it was sending this"),
+            _ => "the relay stopped before the answer".to_owned(),
+        };
+        transaction
+            .prepare_cached(
+                "UPDATE delivery SET state = ?2, may_repeat = 1, due_at = ?3, crashes = ?4, reason = ?5, ended_at = ?6
+                 WHERE id = ?1",
+            )?
+            .execute(params![
+                row,
+                state.code(),
+                now.as_millis(),
+                crashes,
+                reason,
+                (state == State::Dead).then_some(now.as_millis())
+            ])?;
+        tally.moved(destination, State::Sending, state);
+    }
+    tally.write(&transaction)?;
     transaction.commit()?;
     Ok(boot)
+}
+
+/// What was being sent when the last process ended: row, destination, via, crashes before.
+fn interrupted(db: &Connection) -> rusqlite::Result<Vec<(i64, i64, i64, i64)>> {
+    let mut find = db.prepare(
+        "SELECT id, destination, via, crashes FROM delivery INDEXED BY delivery_sending WHERE state = 1 ORDER BY id",
+    )?;
+    find.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?.collect()
+}
+
+fn end_interrupted(db: &Connection, row: i64, via: i64, boot: i64, now: Timestamp) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT INTO attempt (delivery, number, destination, boot, started_at, ended_at, outcome, detail)
+         SELECT id, tries, via, ?2, coalesce(started_at, ?3), ?3, 'ambiguous', 'the relay stopped before the answer'
+         FROM delivery WHERE id = ?1
+         ON CONFLICT (delivery, number) DO UPDATE
+         SET ended_at = excluded.ended_at, outcome = excluded.outcome, detail = excluded.detail",
+    )?
+    .execute(params![row, boot, now.as_millis()])?;
+    log_send(db, via, now)
 }
 
 /// If the clock was set back since the last run, all that waits for a time would wait that much longer; so those times move
@@ -328,9 +536,16 @@ fn take_back_clock(db: &Connection, now: Timestamp) -> rusqlite::Result<()> {
         return Ok(());
     }
     db.execute(
-        "UPDATE delivery SET due_at = due_at - ?1, created_at = min(created_at, ?2) WHERE state = 0 AND due_at > ?2",
+        "UPDATE delivery SET due_at = due_at - ?1, created_at = min(created_at, ?2) WHERE state IN (0, 6) AND due_at > ?2",
         params![back, now.as_millis()],
     )?;
+    // Sends stamped in the future would count for ever; as sends of now they count no shorter than they must.
+    db.execute(
+        "INSERT INTO sent SELECT destination, ?1, sum(number) FROM sent WHERE at > ?1 GROUP BY destination
+         ON CONFLICT (destination, at) DO UPDATE SET number = number + excluded.number",
+        [now.as_millis()],
+    )?;
+    db.execute("DELETE FROM sent WHERE at > ?1", [now.as_millis()])?;
     db.execute(
         "UPDATE destination SET hold_until = hold_until - ?1 WHERE hold_until > ?2",
         params![back, now.as_millis()],
@@ -338,231 +553,481 @@ fn take_back_clock(db: &Connection, now: Timestamp) -> rusqlite::Result<()> {
     .map(drop)
 }
 
-const DUE: &str =
-    "SELECT d.id, d.tries + 1, d.failures, d.severity, d.rule, d.plain, d.may_repeat, e.received_at, d.created_at, e.body
-     FROM delivery d INDEXED BY delivery_ready JOIN event e ON e.id = d.event
-     WHERE d.destination = ?1 AND d.state = 0 AND d.due_at <= ?2
-     ORDER BY d.severity DESC, d.id LIMIT ?3";
-const NEXT_DUE: &str =
-    "SELECT min(due_at) FROM delivery INDEXED BY delivery_ready WHERE destination = ?1 AND state = 0";
-
-fn due(db: &Connection, destination: i64, most: usize, now: Timestamp) -> rusqlite::Result<Vec<Claimed>> {
-    let mut find = db.prepare_cached(DUE)?;
-    let most = i64::try_from(most).unwrap_or(i64::MAX);
-    let claimed = find.query_map(params![destination, now.as_millis(), most], |row| {
-        Ok(Claimed {
-            row: row.get(0)?,
-            number: row.get(1)?,
-            failures: row.get(2)?,
-            severity: Severity::from_rank(row.get(3)?),
-            rule: RuleName::from(row.get_ref(4)?.as_str()?),
-            plain: row.get(5)?,
-            may_repeat: row.get(6)?,
-            received_at: timestamp(row, 7)?,
-            created_at: timestamp(row, 8)?,
-            event: row.get(9)?,
-        })
-    })?;
-    claimed.collect()
-}
-
-fn next_due(db: &Connection, destination: i64) -> rusqlite::Result<Option<Timestamp>> {
-    db.prepare_cached(NEXT_DUE)?
-        .query_row([destination], |row| Ok(row.get::<_, Option<i64>>(0)?.map(Timestamp::from_millis)))
-}
-
-fn start_attempt(
-    db: &Connection,
-    delivery: &Claimed,
-    boot: i64,
-    destination: i64,
-    now: Timestamp,
-) -> rusqlite::Result<()> {
-    db.prepare_cached("UPDATE delivery SET state = 1, tries = ?2 WHERE id = ?1 AND state = 0")?
-        .execute(params![delivery.row, delivery.number])?;
-    db.prepare_cached(
-        "INSERT INTO attempt (delivery, number, boot, started_at, destination) VALUES (?1, ?2, ?3, ?4, ?5)",
-    )?
-    .execute(params![delivery.row, delivery.number, boot, now.as_millis(), destination])
-    .map(drop)
-}
-
-fn end_attempt(db: &Connection, row: i64, number: i64, report: &Report, now: Timestamp) -> rusqlite::Result<()> {
-    db.prepare_cached(
-        "UPDATE attempt SET ended_at = ?3, outcome = ?4, status = ?5, detail = ?6 WHERE delivery = ?1 AND number = ?2",
-    )?
-    .execute(params![row, number, now.as_millis(), report.outcome.name(), report.status, detail(report)])
-    .map(drop)
-}
-
-/// A good answer needs no words: they would be most of the table.
-fn detail(report: &Report) -> Option<&str> {
-    (report.outcome != Outcome::Delivered).then_some(report.detail.as_str())
-}
-
-fn apply(db: &Connection, row: i64, report: &Report, settlement: &Settlement, now: Timestamp) -> rusqlite::Result<()> {
-    match settlement {
-        Settlement::Delivered => db
-            .prepare_cached("UPDATE delivery SET state = 2, ended_at = ?2, reason = NULL WHERE id = ?1 AND state = 1")?
-            .execute(params![row, now.as_millis()]),
-        Settlement::Again { at, counts, may_repeat, plain } => db
-            .prepare_cached(
-                "UPDATE delivery SET state = 0, due_at = ?2, failures = failures + ?3, may_repeat = may_repeat OR ?4,
-                    plain = plain OR ?5, reason = ?6
-                 WHERE id = ?1 AND state = 1",
-            )?
-            .execute(params![row, at.as_millis(), counts, may_repeat, plain, report.detail]),
-        Settlement::Dead { reason } => db
-            .prepare_cached("UPDATE delivery SET state = 3, ended_at = ?2, reason = ?3 WHERE id = ?1 AND state = 1")?
-            .execute(params![row, now.as_millis(), reason]),
+fn settle(work: &mut Work<'_>, via: i64, boot: i64, ended: &Ended, remember: Option<Duration>) -> rusqlite::Result<()> {
+    let Ended { claimed, at, report, settlement } = ended;
+    let state = match settlement {
+        Settlement::Fallback { .. } => fall_back(work, claimed, report, settlement)?,
+        _ => apply(work.db, claimed.row, report, settlement, *at)?,
+    };
+    let Some(state) = state else { return Ok(()) };
+    work.tally.moved(claimed.destination, State::Sending, state);
+    if *settlement == Settlement::NotStarted {
+        return Ok(());
     }
+    // Delivered at the first attempt: the delivery's own row says all there is.
+    if claimed.number > 1 || report.outcome != Outcome::Delivered {
+        record_attempt(work.db, via, boot, ended)?;
+    }
+    if let Some(remember) = remember {
+        log_send(work.db, via, *at)?;
+        work.db
+            .prepare_cached("DELETE FROM sent WHERE destination = ?1 AND at < ?2")?
+            .execute(params![via, at.minus(remember).as_millis()])?;
+    }
+    Ok(())
+}
+
+/// The state it is in now; `None` if it was not being sent, which cannot be changed any more.
+fn apply(
+    db: &Connection,
+    row: i64,
+    report: &Report,
+    settlement: &Settlement,
+    at: Timestamp,
+) -> rusqlite::Result<Option<State>> {
+    let (state, changed) = match settlement {
+        Settlement::Delivered => {
+            let mut update = db.prepare_cached(
+                "UPDATE delivery SET state = 2, ended_at = ?2, status = ?3, reason = NULL, crashes = 0
+                 WHERE id = ?1 AND state = 1",
+            )?;
+            (State::Delivered, update.execute(params![row, at.as_millis(), report.status])?)
+        }
+        Settlement::Again { at: due, counts, may_repeat, plain } => {
+            let mut update = db.prepare_cached(
+                "UPDATE delivery SET state = 0, due_at = ?2, failures = failures + ?3, may_repeat = may_repeat OR ?4,
+                    plain = plain OR ?5, reason = ?6, status = ?7, crashes = 0
+                 WHERE id = ?1 AND state = 1",
+            )?;
+            let values = params![row, due.as_millis(), counts, may_repeat, plain, report.detail, report.status];
+            (State::Ready, update.execute(values)?)
+        }
+        Settlement::Dead { reason } => {
+            let mut update = db.prepare_cached(
+                "UPDATE delivery SET state = 3, ended_at = ?2, reason = ?3, status = ?4, crashes = 0
+                 WHERE id = ?1 AND state = 1",
+            )?;
+            (State::Dead, update.execute(params![row, at.as_millis(), reason, report.status])?)
+        }
+        Settlement::Fallback { at: due, counts, may_repeat, .. } => {
+            let again = Settlement::Again { at: *due, counts: *counts, may_repeat: *may_repeat, plain: false };
+            return apply(db, row, report, &again, at);
+        }
+        Settlement::NotStarted => {
+            let mut update =
+                db.prepare_cached("UPDATE delivery SET state = 0, tries = tries - 1 WHERE id = ?1 AND state = 1")?;
+            (State::Ready, update.execute([row])?)
+        }
+    };
+    Ok((changed > 0).then_some(state))
+}
+
+fn fall_back(
+    work: &mut Work<'_>,
+    claimed: &Claimed,
+    report: &Report,
+    settlement: &Settlement,
+) -> rusqlite::Result<Option<State>> {
+    let Settlement::Fallback { to, why, may_repeat, .. } = settlement else { return Ok(None) };
+    let to = destination_id(work.db, to.as_str())?;
+    let mut update = work.db.prepare_cached(
+        "UPDATE delivery SET state = 0, via = ?2, note = ?3, due_at = 0, failures = 0, may_repeat = may_repeat OR ?4,
+            reason = ?5, status = ?6, crashes = 0
+         WHERE id = ?1 AND state = 1 AND NOT EXISTS
+            (SELECT 1 FROM delivery o WHERE o.event = delivery.event AND o.destination = ?2)",
+    )?;
+    if update.execute(params![claimed.row, to, why, may_repeat, report.detail, report.status])? == 0 {
+        return apply(work.db, claimed.row, report, settlement, claimed.started_at);
+    }
+    work.waits(to);
+    Ok(Some(State::Ready))
+}
+
+fn record_attempt(db: &Connection, via: i64, boot: i64, ended: &Ended) -> rusqlite::Result<()> {
+    let Ended { claimed, at, report, .. } = ended;
+    // A good answer needs no words.
+    let detail = (report.outcome != Outcome::Delivered).then_some(report.detail.as_str());
+    db.prepare_cached(
+        "INSERT INTO attempt (delivery, number, destination, boot, started_at, ended_at, outcome, status, detail)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?
+    .execute(params![
+        claimed.row,
+        claimed.number,
+        via,
+        boot,
+        claimed.started_at.as_millis(),
+        at.as_millis(),
+        report.outcome.name(),
+        report.status,
+        detail
+    ])?;
+    if claimed.number > 2 * ATTEMPTS_KEPT {
+        db.prepare_cached("DELETE FROM attempt WHERE delivery = ?1 AND number = ?2")?
+            .execute([claimed.row, claimed.number - ATTEMPTS_KEPT])?;
+    }
+    Ok(())
+}
+
+fn log_send(db: &Connection, via: i64, at: Timestamp) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT INTO sent VALUES (?1, ?2, 1) ON CONFLICT (destination, at) DO UPDATE SET number = number + 1",
+    )?
+    .execute(params![via, at.as_millis()])
     .map(drop)
 }
 
-fn counts(db: &Connection) -> rusqlite::Result<Vec<DestinationCounts>> {
-    let mut destinations = db.prepare_cached("SELECT id, name FROM destination ORDER BY name")?;
-    let mut tally = db.prepare_cached("SELECT state, number FROM tally WHERE destination = ?1")?;
-    let mut counts = Vec::new();
-    let mut rows = destinations.query([])?;
-    while let Some(row) = rows.next()? {
-        let destination: i64 = row.get(0)?;
-        let mut entry = DestinationCounts { name: row.get(1)?, ..DestinationCounts::default() };
-        let mut states = tally.query([destination])?;
-        while let Some(row) = states.next()? {
-            let number = u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
-            match State::from_code(row.get(0)?) {
-                Some(State::Ready) => entry.ready = number,
-                Some(State::Sending) => entry.sending = number,
-                Some(State::Delivered) => entry.delivered = number,
-                Some(State::Dead) => entry.dead = number,
-                Some(State::Dropped) => entry.dropped = number,
-                None => {}
+fn keep_pacing(
+    db: &Connection,
+    destination: i64,
+    hold: Option<Timestamp>,
+    health: Option<&Health>,
+) -> rusqlite::Result<()> {
+    let health = health.and_then(|health| serde_json::to_string(health).ok());
+    db.prepare_cached(
+        "UPDATE destination SET hold_until = max(hold_until, coalesce(?2, 0)), health = coalesce(?3, health) WHERE id = ?1",
+    )?
+    .execute(params![destination, hold.map(Timestamp::as_millis), health])
+    .map(drop)
+}
+
+/// The destination takes messages again: what was a probe, or failed as it went down, waits no longer, and holds its lane no
+/// longer. Such deliveries are the first of their lanes.
+fn release(db: &Connection, via: i64, now: Timestamp) -> rusqlite::Result<()> {
+    let mut find = db.prepare_cached(
+        "SELECT id, due_at FROM delivery INDEXED BY delivery_ready WHERE via = ?1 AND state = 0 AND lane = ?2 ORDER BY id",
+    )?;
+    let mut waiting = Vec::new();
+    for lane in lanes(db, via)? {
+        let mut rows = find.query([via, lane])?;
+        while let Some(row) = rows.next()?
+            && timestamp(row, 1)? > now
+        {
+            waiting.push(row.get::<_, i64>(0)?);
+        }
+    }
+    let mut due = db.prepare_cached("UPDATE delivery SET due_at = ?2 WHERE id = ?1 AND state = 0")?;
+    waiting.into_iter().try_for_each(|row| due.execute(params![row, now.as_millis()]).map(drop))
+}
+
+/// Marks due deliveries as being sent, and tells when the next one is due. A probe may be any that is due by that time.
+fn claim(
+    work: &mut Work<'_>,
+    via: i64,
+    most: usize,
+    probe: Option<Timestamp>,
+    now: Timestamp,
+) -> rusqlite::Result<Taken> {
+    let mut next = digest::close_held(work, via, now)?.next;
+    let mut queue = Queue::new(work.db, via, most, probe, now)?;
+    let mut claimed = Vec::new();
+    while claimed.len() < most
+        && let Some(candidate) = queue.next(work.db)?
+    {
+        match candidate {
+            Candidate::Waits(until) => next = Some(next.map_or(until, |next: Timestamp| next.min(until))),
+            Candidate::Damaged { row, destination, why } => quarantine(work, row, destination, why, now)?,
+            Candidate::Due(mut due) => {
+                due.started_at = now;
+                work.db
+                    .prepare_cached(
+                        "UPDATE delivery SET state = 1, tries = ?2, started_at = ?3 WHERE id = ?1 AND state = 0",
+                    )?
+                    .execute(params![due.row, due.number, now.as_millis()])?;
+                if matches!(due.what, What::Digest(_)) {
+                    digest::seal(work.db, due.row)?;
+                }
+                work.tally.moved(due.destination, State::Ready, State::Sending);
+                claimed.push(*due);
             }
         }
-        entry.oldest_owed = oldest_owed(db, destination)?;
-        entry.oldest_owed_at = entry.oldest_owed.map(|oldest| oldest.to_string());
-        entry.waits_because = waits_because(db, destination)?;
-        counts.push(entry);
     }
-    Ok(counts)
+    Ok(Taken { claimed, next })
 }
 
-const NEXT_READY: &str = "SELECT reason FROM delivery INDEXED BY delivery_ready
-    WHERE state = 0 AND destination = ?1 ORDER BY severity DESC, id LIMIT 1";
-
-/// What kept back the delivery that is next: the answer to its last attempt. `None` if it has had none.
-fn waits_because(db: &Connection, destination: i64) -> rusqlite::Result<Option<String>> {
-    db.prepare_cached(NEXT_READY)?.query_row([destination], |row| row.get(0)).optional().map(Option::flatten)
+/// What the disk gave back is not what was written. It is kept, but never sent.
+fn quarantine(work: &mut Work<'_>, row: i64, destination: i64, why: &str, now: Timestamp) -> rusqlite::Result<()> {
+    let reason = format!("quarantined: {why} was damaged on disk");
+    work.db
+        .prepare_cached("UPDATE delivery SET state = 3, ended_at = ?2, reason = ?3 WHERE id = ?1 AND state = 0")?
+        .execute(params![row, now.as_millis(), reason])?;
+    digest::seal(work.db, row)?;
+    work.tally.moved(destination, State::Ready, State::Dead);
+    tracing::error!(
+        delivery.code = %crate::model::delivery::Code::of_row(row),
+        "a delivery is set aside, {why} was damaged on disk: see `halo-relay dead list`, and check the disk",
+    );
+    Ok(())
 }
 
-const OLDEST_READY: &str =
-    "SELECT min(id) FROM delivery INDEXED BY delivery_ready WHERE state = 0 AND destination = ?1 AND severity = ?2";
-const OLDEST_SENDING: &str =
-    "SELECT min(id) FROM delivery INDEXED BY delivery_sending WHERE state = 1 AND destination = ?1";
+/// The deliveries of one destination in the order of sending: tiers of severity, and in a tier by number. Within a lane a
+/// delivery that is not due holds those behind it.
+struct Queue {
+    via: i64,
+    most: usize,
+    /// A probe may be any delivery that is due by then, also behind one that holds its lane.
+    probe: Option<Timestamp>,
+    now: Timestamp,
+    /// All lanes with something ready, most urgent first.
+    lanes: VecDeque<i64>,
+    /// The lanes of the present tier, each with rows read ahead.
+    tier: Vec<Ahead>,
+}
 
-/// Deliveries are numbered as their events come, so the smallest number is the oldest event. One look for each severity,
-/// because the index of a long queue is sorted by that first.
-fn oldest_owed(db: &Connection, destination: i64) -> rusqlite::Result<Option<Timestamp>> {
-    let mut ready = db.prepare_cached(OLDEST_READY)?;
-    let mut sending = db.prepare_cached(OLDEST_SENDING)?;
-    let mut oldest: Option<i64> = sending.query_row([destination], |row| row.get(0))?;
-    for severity in Severity::ALL {
-        let found: Option<i64> = ready.query_row(params![destination, severity.rank()], |row| row.get(0))?;
-        oldest = oldest.into_iter().chain(found).min();
+struct Ahead {
+    lane: i64,
+    /// Numbers, and when each is due: the index has both, and rows are read only when they are chosen.
+    rows: VecDeque<(i64, i64)>,
+    /// The last row read.
+    last: i64,
+    /// Whether there may be more.
+    more: bool,
+}
+
+/// Whether it is one of those that may have ended the process, while another of them is being sent.
+fn must_wait(db: &Connection, candidate: &Candidate) -> rusqlite::Result<bool> {
+    let Candidate::Due(due) = candidate else { return Ok(false) };
+    if !due.may_repeat {
+        return Ok(false);
     }
-    db.prepare_cached("SELECT e.received_at FROM delivery d JOIN event e ON e.id = d.event WHERE d.id = ?1")?
-        .query_row([oldest], |row| timestamp(row, 0))
-        .optional()
-}
-
-const DEAD_PAGE: &str = "SELECT d.id FROM delivery d INDEXED BY delivery_dead
-    JOIN destination n ON n.id = d.destination JOIN event e ON e.id = d.event
-    WHERE d.state = 3 AND (?1 IS NULL OR n.name = ?1) AND (?2 IS NULL OR d.rule = ?2) AND (?3 IS NULL OR e.key = ?3)
-        AND d.id > ?4 ORDER BY d.id LIMIT ?5";
-
-const DEAD_ONE: &str =
-    "SELECT d.id FROM delivery d JOIN destination n ON n.id = d.destination JOIN event e ON e.id = d.event
-    WHERE d.state = 3 AND (?1 IS NULL OR n.name = ?1) AND (?2 IS NULL OR d.rule = ?2) AND (?3 IS NULL OR e.key = ?3)
-        AND d.id = ?4";
-
-/// The dead letters meant, by number: up to `most` after the number `after`, or those that are named.
-fn dead_rows(db: &Connection, filter: &DeadFilter, after: i64, most: usize) -> rusqlite::Result<Vec<i64>> {
-    let DeadFilter { codes, destination, rule, key } = filter;
-    if codes.is_empty() {
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let mut find = db.prepare_cached(DEAD_PAGE)?;
-        return find.query_map(params![destination, rule, key, after, most], |row| row.get(0))?.collect();
-    }
-    let mut named: Vec<_> = codes.iter().filter_map(|code| Code::parse(code)).map(Code::row).collect();
-    named.sort_unstable();
-    named.dedup();
-    let mut find = db.prepare_cached(DEAD_ONE)?;
-    let named = named.into_iter().filter(|row| *row > after);
-    let found = named.map(|row| find.query_row(params![destination, rule, key, row], |row| row.get(0)).optional());
-    found.filter_map(Result::transpose).take(most).collect()
-}
-
-fn describe(db: &Connection, row: i64) -> rusqlite::Result<DeliveryRow> {
     db.prepare_cached(
-        "SELECT d.id, n.name, d.rule, d.severity, d.state, e.event_id, e.key,
-                e.body, e.received_at, d.ended_at, d.tries, d.reason
-         FROM delivery d JOIN destination n ON n.id = d.destination JOIN event e ON e.id = d.event WHERE d.id = ?1",
+        "SELECT 1 FROM delivery WHERE id = ?1 AND crashes = ?2 AND EXISTS
+            (SELECT 1 FROM delivery o INDEXED BY delivery_sending WHERE o.state = 1 AND o.crashes = ?2)",
     )?
-    .query_row([row], |row| {
-        let state: i64 = row.get(4)?;
-        let ended: Option<i64> = row.get(9)?;
-        Ok(DeliveryRow {
-            code: Code::of_row(row.get(0)?).to_string(),
-            destination: row.get(1)?,
-            rule: row.get(2)?,
-            severity: Severity::from_rank(row.get(3)?).to_string(),
-            state: State::from_code(state).map_or("unknown", State::name).to_owned(),
-            event_id: row.get(5)?,
-            event_key: row.get(6)?,
-            target: target(row.get_ref(7)?.as_str()?),
-            received_at: timestamp(row, 8)?.to_string(),
-            ended_at: ended.map(|ended| Timestamp::from_millis(ended).to_string()),
-            attempts: row.get(10)?,
-            reason: row.get(11)?,
-        })
+    .exists([due.row, CRASHES_MAX - 1])
+}
+
+enum Candidate {
+    Due(Box<Claimed>),
+    /// The lane waits for this time.
+    Waits(Timestamp),
+    Damaged {
+        row: i64,
+        destination: i64,
+        why: &'static str,
+    },
+}
+
+impl Queue {
+    fn new(db: &Connection, via: i64, most: usize, probe: Option<Timestamp>, now: Timestamp) -> rusqlite::Result<Self> {
+        Ok(Self { via, most, probe, now, lanes: lanes(db, via)?.into(), tier: Vec::new() })
+    }
+
+    fn next(&mut self, db: &Connection) -> rusqlite::Result<Option<Candidate>> {
+        loop {
+            if self.tier.is_empty() && !self.enter_tier() {
+                return Ok(None);
+            }
+            for ahead in &mut self.tier {
+                // Most lanes hold only their share of what is wanted.
+                ahead.refill(db, self.via, self.most)?;
+            }
+            self.tier.retain(|ahead| !ahead.rows.is_empty());
+            let Some(first) = self.tier.iter_mut().min_by_key(|ahead| ahead.rows.front().map(|(row, ..)| *row)) else {
+                continue;
+            };
+            let lane = first.lane;
+            let Some((row, due)) = first.rows.pop_front() else { continue };
+            let mut due = Timestamp::from_millis(due);
+            if due <= self.probe.unwrap_or(self.now) {
+                let candidate = candidate(db, row)?;
+                if !must_wait(db, &candidate)? {
+                    return Ok(Some(candidate));
+                }
+                due = self.now.plus(SUSPECTS_AGAIN);
+            }
+            if self.probe.is_none() {
+                self.tier.retain(|ahead| ahead.lane != lane);
+            }
+            return Ok(Some(Candidate::Waits(due)));
+        }
+    }
+
+    fn enter_tier(&mut self) -> bool {
+        let Some(&first) = self.lanes.front() else { return false };
+        let tier = LaneKey::from_number(first).tier();
+        while let Some(&lane) = self.lanes.front()
+            && LaneKey::from_number(lane).tier() == tier
+        {
+            self.lanes.pop_front();
+            self.tier.push(Ahead { lane, rows: VecDeque::new(), last: 0, more: true });
+        }
+        true
+    }
+}
+
+impl Ahead {
+    fn refill(&mut self, db: &Connection, via: i64, most: usize) -> rusqlite::Result<()> {
+        if !self.rows.is_empty() || !self.more {
+            return Ok(());
+        }
+        let mut find = db.prepare_cached(IN_LANE)?;
+        let limit = i64::try_from(most).unwrap_or(i64::MAX);
+        let mut rows = find.query(params![via, self.lane, self.last, limit])?;
+        let mut read = 0;
+        while let Some(row) = rows.next()? {
+            // A time that is none is due, and found out when its row is read.
+            self.rows.push_back((row.get(0)?, row.get(1).unwrap_or(0)));
+            read += 1;
+        }
+        self.more = read == most;
+        self.last = self.rows.back().map_or(self.last, |(row, ..)| *row);
+        Ok(())
+    }
+}
+
+const NEXT_LANE: &str =
+    "SELECT min(lane) FROM delivery INDEXED BY delivery_ready WHERE via = ?1 AND state = 0 AND lane > ?2";
+const IN_LANE: &str = "SELECT id, due_at FROM delivery INDEXED BY delivery_ready
+     WHERE via = ?1 AND state = 0 AND lane = ?2 AND id > ?3 ORDER BY id LIMIT ?4";
+const ONE: &str =
+    "SELECT d.id, d.due_at, d.kind, d.event, d.destination, d.lane, d.rule, d.severity, d.tries, d.failures,
+        d.plain, d.may_repeat, d.created_at, d.note, d.checksum,
+        e.event_id, e.key, e.received_at, e.body, e.checksum,
+        CASE WHEN d.via <> d.destination THEN (SELECT name FROM destination n WHERE n.id = d.destination) END,
+        (SELECT first_at FROM digest g WHERE d.event IS NULL AND g.delivery = d.id)
+     FROM delivery d LEFT JOIN event e ON e.id = d.event WHERE d.id = ?1";
+const WAITING: &str =
+    "SELECT count(*) FROM (SELECT 1 FROM delivery INDEXED BY delivery_ready WHERE via = ?1 AND state = 0 LIMIT ?2)";
+
+/// The lanes of a destination that have something ready, most urgent first.
+pub(super) fn lanes(db: &Connection, via: i64) -> rusqlite::Result<Vec<i64>> {
+    let mut find = db.prepare_cached(NEXT_LANE)?;
+    let mut lanes = Vec::new();
+    while let Some(lane) =
+        find.query_row(params![via, lanes.last().unwrap_or(&-1)], |row| row.get::<_, Option<i64>>(0))?
+    {
+        lanes.push(lane);
+    }
+    Ok(lanes)
+}
+
+fn candidate(db: &Connection, number: i64) -> rusqlite::Result<Candidate> {
+    db.prepare_cached(ONE)?.query_row([number], |row| {
+        let destination = row.get(4)?;
+        match timestamp(row, 1).map_err(Unreadable::from).and_then(|_| read(row)) {
+            Ok(claimed) => Ok(Candidate::Due(Box::new(claimed))),
+            Err(Unreadable::Damaged(why)) => Ok(Candidate::Damaged { row: number, destination, why }),
+            Err(Unreadable::Store(error)) => Err(error),
+        }
     })
 }
 
-fn target(body: &str) -> Option<String> {
-    let event = Event::from_value(serde_json::from_str(body).ok()?).ok()?;
-    event.target().map(str::to_owned)
+enum Unreadable {
+    Damaged(&'static str),
+    Store(rusqlite::Error),
 }
 
-fn attempts(db: &Connection, row: i64) -> rusqlite::Result<Vec<AttemptRow>> {
-    let mut query = db.prepare_cached(
-        "SELECT number, started_at, ended_at, outcome, status, detail FROM attempt WHERE delivery = ?1 ORDER BY number",
-    )?;
-    let rows = query.query_map([row], |row| {
-        let ended: Option<i64> = row.get(2)?;
-        Ok(AttemptRow {
-            number: row.get(0)?,
-            started_at: timestamp(row, 1)?.to_string(),
-            ended_at: ended.map(|ended| Timestamp::from_millis(ended).to_string()),
-            outcome: row.get(3)?,
-            status: row.get(4)?,
-            detail: row.get(5)?,
-        })
-    })?;
-    rows.collect()
+impl From<rusqlite::Error> for Unreadable {
+    fn from(error: rusqlite::Error) -> Self {
+        match error {
+            rusqlite::Error::SqliteFailure(..) => Self::Store(error),
+            // A value of another type than the table holds, or text that is none.
+            _ => Self::Damaged("its row"),
+        }
+    }
 }
 
-fn timestamp(row: &Row<'_>, at: usize) -> rusqlite::Result<Timestamp> {
+impl From<rusqlite::types::FromSqlError> for Unreadable {
+    fn from(_: rusqlite::types::FromSqlError) -> Self {
+        Self::Damaged("its row")
+    }
+}
+
+/// What is read is what was written, as far as a checksum can tell.
+fn read(row: &Row<'_>) -> Result<Claimed, Unreadable> {
+    let kind: i64 = row.get(2)?;
+    let event: Option<i64> = row.get(3)?;
+    let destination: i64 = row.get(4)?;
+    let rule = row.get_ref(6)?.as_str()?;
+    let sum = checksum::delivery(kind, event.unwrap_or(0), destination, row.get(5)?, rule);
+    if row.get::<_, Option<i64>>(14)?.is_some_and(|kept| kept != sum) {
+        return Err(Unreadable::Damaged("its row"));
+    }
+    let created_at = timestamp(row, 12)?;
+    let note: Option<String> = row.get(13)?;
+    let (what, received_at) = match (Kind::from_code(kind), event) {
+        (Some(Kind::Event), Some(_)) => event_of(row)?,
+        (Some(kind @ (Kind::Batch | Kind::Overflow)), None) => {
+            let first: Option<i64> = row.get(21)?;
+            (What::Digest(kind), first.map_or(created_at, Timestamp::from_millis))
+        }
+        (Some(Kind::Notice), None) => (What::Notice(note.clone().unwrap_or_default()), created_at),
+        _ => return Err(Unreadable::Damaged("its row")),
+    };
+    let from: Option<String> = row.get(20)?;
+    let why = note.unwrap_or_default();
+    Ok(Claimed {
+        row: row.get(0)?,
+        number: row.get::<_, i64>(8)? + 1,
+        failures: row.get(9)?,
+        severity: Severity::from_rank(row.get(7)?),
+        rule: RuleName::from(rule),
+        plain: row.get(10)?,
+        may_repeat: row.get(11)?,
+        received_at,
+        created_at,
+        started_at: created_at,
+        moved: from.map(|from| Moved { from: DestinationName::from(from.as_str()), why }),
+        what,
+        destination,
+    })
+}
+
+fn event_of(row: &Row<'_>) -> Result<(What, Timestamp), Unreadable> {
+    let damaged = |_| Unreadable::Damaged("its event");
+    let [id, key, body] = [15, 16, 18].map(|at| row.get_ref(at).map_err(Unreadable::from).map(|text| text.as_str()));
+    let (id, key, body) = (id?.map_err(damaged)?, key?.map_err(damaged)?, body?.map_err(damaged)?);
+    let received_at = timestamp(row, 17)?;
+    let sum = checksum::event(id, key, received_at, body);
+    if row.get::<_, Option<i64>>(19)?.is_some_and(|kept| kept != sum) {
+        return Err(Unreadable::Damaged("its event"));
+    }
+    Ok((What::Event(body.into()), received_at))
+}
+
+const WAITING_IN_LANE: &str = "SELECT id FROM delivery INDEXED BY delivery_ready
+     WHERE via = ?1 AND state = 0 AND lane = ?2 AND id > ?3 ORDER BY id LIMIT ?4";
+const MOVABLE: &str = "SELECT d.created_at, d.destination = d.via AND d.kind <> 3
+        AND NOT EXISTS (SELECT 1 FROM delivery o JOIN destination n ON n.id = o.destination
+                        WHERE o.event = d.event AND n.name = ?2)
+     FROM delivery d WHERE d.id = ?1";
+
+/// The next deliveries that may be moved. Asked lane by lane, as the index has them: with a backlog of a million, to sort all
+/// of it for each step would take hours.
+fn movable(db: &Connection, from: i64, to: &str, which: Movable) -> rusqlite::Result<(Vec<i64>, Handed)> {
+    let mut waiting = db.prepare_cached(WAITING_IN_LANE)?;
+    let mut rows: Vec<i64> = Vec::new();
+    for lane in lanes(db, from)? {
+        for row in waiting.query_map(params![from, lane, which.after, MOVED_AT_ONCE], |row| row.get(0))? {
+            rows.push(row?);
+        }
+    }
+    rows.sort_unstable();
+    rows.truncate(usize::try_from(MOVED_AT_ONCE).unwrap_or(usize::MAX));
+    let mut look = db.prepare_cached(MOVABLE)?;
+    let mut found = Vec::new();
+    let mut handed = Handed { moved: 0, seen: which.after, young: None };
+    for row in rows {
+        let (since, movable): (Timestamp, bool) =
+            look.query_row(params![row, to], |row| Ok((timestamp(row, 0)?, row.get(1)?)))?;
+        if since > which.before {
+            // Numbers grow with time, but for what an operator has sent again.
+            handed.young = Some(handed.young.map_or(since, |young: Timestamp| young.min(since)));
+        } else if movable {
+            found.push(row);
+        }
+        if handed.young.is_none() {
+            handed.seen = row;
+        }
+    }
+    Ok((found, handed))
+}
+
+pub(super) fn timestamp(row: &Row<'_>, at: usize) -> rusqlite::Result<Timestamp> {
     row.get(at).map(Timestamp::from_millis)
 }
 
-/// What a lane, a status or an operator asks of a table that may hold millions.
+/// What a lane asks of a table that may hold millions.
 #[cfg(test)]
-pub(super) const HOT: [&str; 7] = [
-    DUE,
-    NEXT_DUE,
-    NEXT_READY,
-    OLDEST_READY,
-    OLDEST_SENDING,
-    DEAD_PAGE,
-    "SELECT state, number FROM tally WHERE destination = ?1",
-];
+pub(super) const HOT: [&str; 6] = [NEXT_LANE, IN_LANE, ONE, WAITING, WAITING_IN_LANE, MOVABLE];

@@ -1,9 +1,10 @@
 //! The file itself: settings of the connections, migrations, and the few values that belong to the store as a whole.
 
+use std::cmp::Ordering;
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
 use super::StoreError;
 
@@ -11,7 +12,11 @@ use super::StoreError;
 pub(super) const SQLITE_MIN: i32 = 3_051_003;
 
 /// In order; the schema version is how many of them have been applied. Never change one that was released.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_digests.sql"),
+    include_str!("migrations/0003_retention.sql"),
+];
 
 /// Statements kept prepared; the default of 16 is fewer than the relay uses.
 const STATEMENTS_CACHED: usize = 64;
@@ -23,7 +28,8 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     connection.execute_batch(
-        "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA mmap_size = 0; PRAGMA wal_autocheckpoint = 0;",
+        "PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; PRAGMA mmap_size = 0; PRAGMA wal_autocheckpoint = 0;
+         PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON;",
     )?;
     let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
     #[cfg(sabotage = "normal")]
@@ -45,9 +51,10 @@ pub(super) fn set_up_reader(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("PRAGMA query_only = ON; PRAGMA mmap_size = 0;")
 }
 
-/// Forward only, one transaction each. A file that a newer version has written is refused.
+/// Forward only, one transaction each. A file that a newer version has written is refused. References are checked from here
+/// on: while they are, no table can be rebuilt.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
-    let failed = |error: rusqlite::Error| StoreError::Open { path: path.to_owned(), cause: Arc::new(error) };
+    let failed = |error: rusqlite::Error| open_failed(path, error);
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
     if found > known || found < 0 {
@@ -62,7 +69,64 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), St
         };
         apply(connection).map_err(failed)?;
     }
-    Ok(())
+    connection.execute_batch("PRAGMA foreign_keys = ON").map_err(failed)
+}
+
+/// A store found damaged by the run before is read through before anything is done with it: a relay that started, sent what
+/// it had claimed, met the damage, and ended before it recorded the answers, would send them again at each start.
+pub(super) fn check_if_suspect(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let marker = path.with_file_name(SUSPECT);
+    if !marker.exists() {
+        return Ok(());
+    }
+    tracing::warn!("the store was found damaged by the run before; checking all of {} first", path.display());
+    let found = check(connection, "PRAGMA integrity_check(1)").map_err(|error| open_failed(path, error))?;
+    if let Some(found) = found {
+        return Err(StoreError::Damaged { path: path.to_owned(), found });
+    }
+    tracing::warn!("the store is sound after all, or has been mended: going on");
+    std::fs::remove_file(&marker).map_err(|error| StoreError::Open { path: marker, cause: Arc::new(error) })
+}
+
+/// Leaves word for the next start.
+pub(super) fn suspect(path: &Path, why: &str) {
+    if let Err(error) = std::fs::write(path.with_file_name(SUSPECT), format!("{why}\n")) {
+        tracing::error!("the next start cannot be told that the store is damaged: {error}");
+    }
+}
+
+/// What is wrong with the structure of the file, if anything.
+pub(super) fn quick_check(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    check(connection, "PRAGMA quick_check(1)")
+}
+
+fn check(connection: &Connection, pragma: &str) -> rusqlite::Result<Option<String>> {
+    let found: String = connection.query_row(pragma, [], |row| row.get(0))?;
+    Ok((found != "ok").then(|| found.replace('\n', " ")))
+}
+
+/// What SQLite says of a file that cannot be opened, told apart by what is to be done.
+pub(super) fn open_failed(path: &Path, error: rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            StoreError::Damaged { path: path.to_owned(), found: error.to_string() }
+        }
+        _ => StoreError::Open { path: path.to_owned(), cause: Arc::new(error) },
+    }
+}
+
+/// In the state directory, after a run that ended because the store was damaged.
+const SUSPECT: &str = "relay.suspect";
+
+/// Whether the file is as this version writes it: who only reads cannot bring it up to date.
+pub(super) fn check_reader(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    match found.cmp(&known) {
+        Ordering::Equal => Ok(()),
+        Ordering::Less => Err(StoreError::OlderSchema { path: path.to_owned(), found, known }),
+        Ordering::Greater => Err(StoreError::NewerSchema { path: path.to_owned(), found, known }),
+    }
 }
 
 /// The store's random name, made at its first opening.
@@ -79,6 +143,15 @@ pub(super) fn instance(connection: &Connection) -> rusqlite::Result<String> {
 
 /// When the store was last known to be in use.
 pub(super) const ALIVE_AT: &str = "alive_at";
+
+/// 1 after a run that closed the store, 0 during a run and after one that did not.
+pub(super) const CLEAN: &str = "clean";
+
+/// When the present boot began, or the last one.
+pub(super) const OPENED_AT: &str = "opened_at";
+
+/// Events received before this may have been let go.
+pub(super) const PRUNED_BEFORE: &str = "pruned_before";
 
 pub(super) fn meta(connection: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
     connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0)).optional()

@@ -15,28 +15,46 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
 
+use super::ballast::{Ballast, Room};
 use super::files::Files;
+use super::work::{Outlets, Tally, Work};
 use super::{Lock, StoreError};
 
 /// Jobs that may wait before callers have to; also the most that share a commit.
 const QUEUE: usize = 1024;
 /// Pages in the log that are not in the file yet; four megabytes.
 const LOG_PAGES: i64 = 1000;
+/// While the disk is full, how often to look whether it still is.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What a job leaves behind: the answer, to be given once it is known whether the commit held.
 type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-/// Runs in the group's transaction; the error is the job's own, if it failed.
-type Job = Box<dyn FnOnce(&Connection) -> (Answer, Option<StoreError>) + Send>;
+/// Runs in the group's transaction and adds to its tally; the error is the job's own, if it failed.
+type Job = Box<dyn FnOnce(&Connection, &mut Tally) -> (Answer, Option<StoreError>) + Send>;
 
 pub(super) struct Writer {
     jobs: std::sync::Mutex<Option<mpsc::Sender<Job>>>,
     ended: watch::Receiver<bool>,
     failure: watch::Receiver<Option<String>>,
+    room: watch::Receiver<Room>,
     counters: Arc<Counters>,
+    outlets: Outlets,
+}
+
+/// What the writer keeps safe.
+pub(super) struct Keep {
+    pub files: Files,
+    pub ballast: Ballast,
+    /// Held until the connection is closed, however long that is after the last caller has gone: another process must not
+    /// open the file while jobs of ours still reach it.
+    pub lock: Arc<Lock>,
 }
 
 #[derive(Default)]
@@ -55,36 +73,71 @@ pub struct Stats {
 }
 
 impl Writer {
-    /// The lock is held until the connection is closed, however long that is after the last caller has gone: another
-    /// process must not open the file while jobs of ours still reach it.
-    pub(super) fn start(connection: Connection, files: Files, lock: Arc<Lock>) -> std::io::Result<Self> {
+    pub(super) fn start(connection: Connection, keep: Keep, room: Room) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (failed, failure) = watch::channel(None);
         let (end, ended) = watch::channel(false);
-        let counters = Arc::new(Counters::default());
-        let thread = Thread { connection, queue, failed, counters: Arc::clone(&counters), files, _lock: lock };
+        let looked_at = (room == Room::Low).then(Instant::now);
+        let (room, rooms) = watch::channel(room);
+        let (counters, outlets) = (Arc::new(Counters::default()), Outlets::default());
+        let timer = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let thread = Thread {
+            connection,
+            queue,
+            failed,
+            room,
+            looked_at,
+            timer,
+            counters: Arc::clone(&counters),
+            outlets: outlets.clone(),
+            keep,
+        };
         std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
             thread.run();
             end.send_replace(true);
         })?;
-        Ok(Self { jobs: std::sync::Mutex::new(Some(jobs)), ended, failure, counters })
+        Ok(Self { jobs: std::sync::Mutex::new(Some(jobs)), ended, failure, room: rooms, counters, outlets })
     }
 
-    /// Runs `work` in the next group and returns what it returned once that group is on disk. `committed` sees it first, and
-    /// also when the caller has gone away: what is durable has its consequences.
+    /// As [`run`](Self::run), for what makes more to be recorded later: refused while the disk is full.
+    pub(super) async fn run_with_room<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Work<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let room = self.room();
+        // Asked when its turn comes: what waited while the disk got full must not use up the room that was kept.
+        self.run(move |work| match *room.borrow() {
+            Room::Enough => job(work),
+            Room::Low => {
+                let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+                Err(rusqlite::Error::SqliteFailure(full, None))
+            }
+        })
+        .await
+    }
+
+    /// Runs `job` in the next group and returns what it returned once that group is on disk. What follows from it for the
+    /// lanes happens then, even if the caller has gone away: what is durable has its consequences.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-        committed: impl FnOnce(&T) + Send + 'static,
+        job: impl FnOnce(&mut Work<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |connection| {
-            let result = in_savepoint(connection, work).map_err(StoreError::from);
+        let outlets = self.outlets.clone();
+        let job: Job = Box::new(move |connection, tally| {
+            let mut work = Work::new(connection, &outlets);
+            let result = in_savepoint(connection, || job(&mut work)).map_err(StoreError::from);
+            let (counted, effects) = work.effects();
             let error = result.as_ref().err().cloned();
+            if error.is_none() {
+                tally.merge(counted);
+            }
             let answer: Answer = Box::new(move |group| {
                 let answer = group.and(result);
-                if let Ok(value) = &answer {
-                    committed(value);
+                if answer.is_ok() {
+                    effects.commit(&outlets);
+                } else {
+                    effects.undo(&outlets);
                 }
                 // A caller that has gone away is no reason to undo what is durable.
                 let _ = reply.send(answer);
@@ -94,6 +147,14 @@ impl Writer {
         let jobs = self.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         jobs.ok_or(StoreError::Closed)?.send(job).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    pub(super) fn outlets(&self) -> &Outlets {
+        &self.outlets
+    }
+
+    pub(super) fn room(&self) -> watch::Receiver<Room> {
+        self.room.clone()
     }
 
     pub(super) fn failure(&self) -> watch::Receiver<Option<String>> {
@@ -121,57 +182,138 @@ struct Thread {
     connection: Connection,
     queue: mpsc::Receiver<Job>,
     failed: watch::Sender<Option<String>>,
+    room: watch::Sender<Room>,
+    /// While the disk is full: when it was last looked at.
+    looked_at: Option<Instant>,
+    /// Wakes the thread when it is time to look.
+    timer: Runtime,
     counters: Arc<Counters>,
-    files: Files,
+    outlets: Outlets,
     /// Dropped after the connection.
-    _lock: Arc<Lock>,
+    keep: Keep,
 }
 
 impl Thread {
     fn run(mut self) {
         let mut group = Vec::with_capacity(QUEUE);
         let mut answers = Vec::with_capacity(QUEUE);
-        while let Some(first) = self.queue.blocking_recv() {
-            group.push(first);
+        while self.wait(&mut group) {
             while group.len() < QUEUE
                 && let Ok(job) = self.queue.try_recv()
             {
                 group.push(job);
             }
-            self.counters.jobs.fetch_add(group.len() as u64, Ordering::Relaxed);
-            let result = self.commit(&mut group, &mut answers);
-            for answer in answers.drain(..) {
-                answer(result.clone());
-            }
-            match result {
-                Ok(()) => self.counters.commits.fetch_add(1, Ordering::Relaxed),
-                Err(_) => self.counters.failed_commits.fetch_add(1, Ordering::Relaxed),
-            };
-            // A log that is folded in can be used anew, which may be all the room there is on a full disk.
-            let folded = match result {
-                Err(StoreError::Full) => self.fold(1),
-                other => other.and_then(|()| self.fold(LOG_PAGES)),
-            };
-            if let Err(error) = folded
+            let looked = if group.is_empty() { self.look() } else { self.serve(&mut group, &mut answers) };
+            if let Err(error) = looked
                 && is_fatal(&error)
             {
+                if is_damage(&error) {
+                    super::schema::suspect(&self.keep.lock.path().with_file_name(super::FILE_NAME), &error.to_string());
+                }
                 self.failed.send_replace(Some(error.to_string()));
                 return;
             }
         }
+        // If this fails, the next start reads through what it need not.
+        let _ = super::schema::set_meta(&self.connection, super::schema::CLEAN, 1);
         // The next start is quicker with a short log; if this fails, that start does it.
         let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
     }
 
-    /// Runs the group in one transaction. An error means that nothing of it is durable.
-    fn commit(&self, group: &mut Vec<Job>, answers: &mut Vec<Answer>) -> Result<(), StoreError> {
+    /// Waits for a job; on a full disk no longer than until it is time to look at it. False at the end.
+    fn wait(&mut self, group: &mut Vec<Job>) -> bool {
+        let next = match self.looked_at {
+            None => Ok(self.queue.blocking_recv()),
+            Some(at) => self.timer.block_on(async { timeout_at(at + LOOK_EVERY, self.queue.recv()).await }),
+        };
+        let ended = matches!(next, Ok(None));
+        group.extend(next.ok().flatten());
+        !ended
+    }
+
+    fn serve(&mut self, group: &mut Vec<Job>, answers: &mut Vec<Answer>) -> Result<(), StoreError> {
+        self.counters.jobs.fetch_add(group.len() as u64, Ordering::Relaxed);
+        let (result, met_full) = self.commit(group, answers);
+        // Before the answers: who hears that the disk is full must find that nothing more is taken.
+        let kept = self.keep_up(result.clone(), met_full);
+        for answer in answers.drain(..) {
+            answer(result.clone());
+        }
+        kept
+    }
+
+    /// After each group: counts it, folds the log, and looks after the room on the disk.
+    fn keep_up(&mut self, result: Result<(), StoreError>, met_full: bool) -> Result<(), StoreError> {
+        match result {
+            Ok(()) => self.counters.commits.fetch_add(1, Ordering::Relaxed),
+            Err(_) => self.counters.failed_commits.fetch_add(1, Ordering::Relaxed),
+        };
+        let full = met_full || matches!(result, Err(StoreError::Full));
+        if full {
+            // A log that is folded in can be used anew. What it takes must not come from the room for answers.
+            let folded = self.fold(1);
+            self.pause();
+            return folded;
+        }
+        result?;
+        match self.looked_at {
+            None => self.fold(LOG_PAGES),
+            Some(at) if at.elapsed() >= LOOK_EVERY => self.look(),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The disk is full: gives the ballast's room to the answers that are yet to come.
+    fn pause(&mut self) {
+        if self.looked_at.is_some() {
+            return;
+        }
+        self.looked_at = Some(Instant::now());
+        self.room.send_replace(Room::Low);
+        self.keep.ballast.release();
+        tracing::error!(
+            "the disk with {} is full: no events are taken in and no messages start until there is room again",
+            self.keep.lock.path().with_file_name(super::FILE_NAME).display(),
+        );
+    }
+
+    /// Goes on if there is room again.
+    fn look(&mut self) -> Result<(), StoreError> {
+        self.looked_at = Some(Instant::now());
+        if self.keep.ballast.take() == Room::Low {
+            return Ok(());
+        }
+        // A limit may lie on the files and not on the disk.
+        let tried = self.fold(LOG_PAGES).and_then(|()| Ok(super::schema::set_meta(&self.connection, "room", 1)?));
+        if let Err(error) = tried {
+            self.keep.ballast.release();
+            return Err(error);
+        }
+        self.looked_at = None;
+        self.room.send_replace(Room::Enough);
+        tracing::info!("there is room on the disk again: the relay goes on");
+        self.outlets.wake_all();
+        Ok(())
+    }
+
+    /// Runs the group in one transaction. An error means that nothing of it is durable. Also tells whether a job met a full
+    /// disk, even if the others were committed.
+    fn commit(&self, group: &mut Vec<Job>, answers: &mut Vec<Answer>) -> (Result<(), StoreError>, bool) {
+        let mut met_full = false;
+        let result = self.transact(group, answers, &mut met_full);
+        (result, met_full && self.looked_at.is_none())
+    }
+
+    fn transact(&self, group: &mut Vec<Job>, answers: &mut Vec<Answer>, met_full: &mut bool) -> Result<(), StoreError> {
         let connection = &self.connection;
         let begun = connection.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([]));
         let mut undone = None;
+        let mut tally = Tally::default();
         for job in group.drain(..) {
             // Where nothing was begun, or some error (full disk, I/O) rolled all back, `in_savepoint` refuses to work.
-            let (answer, error) = job(connection);
+            let (answer, error) = job(connection, &mut tally);
             answers.push(answer);
+            *met_full |= matches!(error, Some(StoreError::Full));
             let error = error.filter(|error| connection.is_autocommit() || is_fatal(error));
             undone = undone.or(error);
         }
@@ -180,9 +322,10 @@ impl Thread {
         begun?;
         let committed = match undone {
             Some(error) => Err(error),
-            None => self.files.check().and_then(|()| {
-                let committed = connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
-                Ok(committed.map(drop)?)
+            None => self.keep.files.check().and_then(|()| {
+                tally.write(connection)?;
+                connection.prepare_cached("COMMIT")?.execute([])?;
+                Ok(())
             }),
         };
         if committed.is_err() && !connection.is_autocommit() {
@@ -206,16 +349,13 @@ impl Thread {
     }
 }
 
-fn in_savepoint<T>(
-    connection: &Connection,
-    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-) -> rusqlite::Result<T> {
+fn in_savepoint<T>(connection: &Connection, job: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     if connection.is_autocommit() {
         // The transaction is gone or never began: working on would commit piecemeal.
         return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT), None));
     }
     connection.prepare_cached("SAVEPOINT job")?.execute([])?;
-    let done = work(connection).and_then(|value| {
+    let done = job().and_then(|value| {
         connection.prepare_cached("RELEASE job")?.execute([])?;
         Ok(value)
     });
@@ -225,6 +365,12 @@ fn in_savepoint<T>(
         let _ = connection.execute_batch("ROLLBACK");
     }
     done
+}
+
+/// What is on disk is not what was written; a fresh start would find the same.
+fn is_damage(error: &StoreError) -> bool {
+    let StoreError::Failed(error) = error else { return false };
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
 /// After these only a fresh start can tell what is on disk. A full disk or a busy file passes by itself.

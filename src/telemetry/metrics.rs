@@ -85,7 +85,8 @@ impl PlainCause {
 /// Where one destination's deliveries stand, read from the store when the metrics are asked for.
 pub struct Standing<'a> {
     pub destination: &'a str,
-    pub states: [(&'static str, u64); 3],
+    pub states: [(&'static str, u64); 4],
+    pub taking: bool,
     pub oldest_owed_seconds: f64,
 }
 
@@ -102,11 +103,19 @@ pub struct Metrics {
     attempt_seconds: Family<Destination, Histogram>,
     delivery_seconds: Family<Destination, Histogram>,
     plain_messages: Family<DestinationCause, Counter>,
+    breaker_opened: Family<Destination, Counter>,
+    moved_to_fallback: Family<Destination, Counter>,
+    folded: Family<Destination, Counter>,
+    taking: Family<Destination, Gauge>,
     reloads: Family<ResultOnly, Counter>,
     deliveries: Family<DestinationState, Gauge>,
     oldest_owed: Family<Destination, Gauge<f64, AtomicU64>>,
+    audit_imbalance: Gauge,
+    audit_success: Gauge<f64, AtomicU64>,
     store_commits: Gauge,
     store_failed_commits: Gauge,
+    store_disk_full: Gauge,
+    store_damaged: Gauge,
 }
 
 impl Default for Metrics {
@@ -126,11 +135,19 @@ impl Default for Metrics {
             // 1 ms to 3 days.
             delivery_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 4.0, 15))),
             plain_messages: Family::default(),
+            breaker_opened: Family::default(),
+            moved_to_fallback: Family::default(),
+            folded: Family::default(),
+            taking: Family::default(),
             reloads: Family::default(),
             deliveries: Family::default(),
             oldest_owed: Family::default(),
+            audit_imbalance: Gauge::default(),
+            audit_success: Gauge::default(),
             store_commits: Gauge::default(),
             store_failed_commits: Gauge::default(),
+            store_disk_full: Gauge::default(),
+            store_damaged: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -154,11 +171,25 @@ impl Metrics {
         r.register("delivery_seconds", "From taking an event in to its delivery", self.delivery_seconds.clone());
         let help = "Small plain messages sent because the full one could not be rendered or was refused";
         r.register("plain_messages", help, self.plain_messages.clone());
+        let help = "Times a destination was found to take no messages";
+        r.register("breaker_opened", help, self.breaker_opened.clone());
+        let help = "1 while the destination takes messages, 0 while its circuit breaker is open";
+        r.register("destination_taking", help, self.taking.clone());
+        r.register("moved_to_fallback", "Deliveries given to a fallback", self.moved_to_fallback.clone());
+        r.register("folded", "Deliveries told by a digest because they were over the limits", self.folded.clone());
         r.register("reloads", "Reloads of the rules file by result", self.reloads.clone());
         r.register("deliveries", "Deliveries that stand in a state now", self.deliveries.clone());
         r.register("oldest_owed_seconds", "Age of the oldest event still owed", self.oldest_owed.clone());
+        let help = "What the last audit found that does not balance; anything but 0 needs a look";
+        r.register("audit_imbalance", help, self.audit_imbalance.clone());
+        let help = "When the store was last audited, in Unix seconds";
+        r.register("audit_last_success_timestamp_seconds", help, self.audit_success.clone());
         r.register("store_commits", "Commits since start", self.store_commits.clone());
         r.register("store_failed_commits", "Failed commits since start", self.store_failed_commits.clone());
+        let help = "1 while nothing is taken in and nothing starts because the disk is full";
+        r.register("store_disk_full", help, self.store_disk_full.clone());
+        let help = "1 once the check after an unclean stop has found the store damaged; the log says what to do";
+        r.register("store_damaged", help, self.store_damaged.clone());
     }
 
     pub fn events_taken(&self, source: &SourceName, new: usize, duplicate: usize) {
@@ -210,8 +241,33 @@ impl Metrics {
         self.plain_messages.get_or_create_owned(&label).inc();
     }
 
+    pub fn breaker_opened(&self, destination: &DestinationName) {
+        self.breaker_opened.get_or_create_owned(&Destination { destination: destination.to_string() }).inc();
+    }
+
+    pub fn moved_to_fallback(&self, from: &DestinationName, deliveries: usize) {
+        let label = Destination { destination: from.to_string() };
+        self.moved_to_fallback.get_or_create_owned(&label).inc_by(deliveries as u64);
+    }
+
+    pub fn folded(&self, destination: &DestinationName, deliveries: usize) {
+        let label = Destination { destination: destination.to_string() };
+        self.folded.get_or_create_owned(&label).inc_by(deliveries as u64);
+    }
+
     pub fn reloaded(&self, good: bool) {
         self.reloads.get_or_create_owned(&ResultOnly { result: if good { "ok" } else { "refused" } }).inc();
+    }
+
+    pub fn store_health(&self, disk_full: bool, damaged: bool) {
+        self.store_disk_full.set(i64::from(disk_full));
+        self.store_damaged.set(i64::from(damaged));
+    }
+
+    /// An audit went through, and found so much that does not balance.
+    pub fn audited(&self, imbalance: u64, unix_seconds: f64) {
+        self.audit_imbalance.set(i64::try_from(imbalance).unwrap_or(i64::MAX));
+        self.audit_success.set(unix_seconds);
     }
 
     /// The text for `/metrics`; what is read from the store is refreshed first.
@@ -222,7 +278,9 @@ impl Metrics {
                 let label = DestinationState { destination: destination.clone(), state };
                 self.deliveries.get_or_create_owned(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
             }
-            self.oldest_owed.get_or_create_owned(&Destination { destination }).set(standing.oldest_owed_seconds);
+            let label = Destination { destination };
+            self.oldest_owed.get_or_create_owned(&label).set(standing.oldest_owed_seconds);
+            self.taking.get_or_create_owned(&label).set(i64::from(standing.taking));
         }
         self.store_commits.set(i64::try_from(commits).unwrap_or(i64::MAX));
         self.store_failed_commits.set(i64::try_from(failed).unwrap_or(i64::MAX));
@@ -248,7 +306,8 @@ mod tests {
         metrics.plain_message(&chat, PlainCause::Render);
         let standing = Standing {
             destination: "chat",
-            states: [("ready", 3), ("sending", 0), ("dead", 1)],
+            states: [("ready", 3), ("sending", 0), ("dead", 1), ("held", 2)],
+            taking: true,
             oldest_owed_seconds: 9.5,
         };
         let text = metrics.encode([standing], 7, 0);
@@ -259,6 +318,8 @@ mod tests {
             "halo_relay_attempts_total{destination=\"chat\",outcome=\"delivered\"} 1",
             "halo_relay_plain_messages_total{destination=\"chat\",cause=\"render\"} 1",
             "halo_relay_deliveries{destination=\"chat\",state=\"ready\"} 3",
+            "halo_relay_deliveries{destination=\"chat\",state=\"held\"} 2",
+            "halo_relay_destination_taking{destination=\"chat\"} 1",
             "halo_relay_oldest_owed_seconds{destination=\"chat\"} 9.5",
             "halo_relay_store_commits 7",
             "# EOF",

@@ -27,7 +27,7 @@ const SENDING: i64 = 1;
 const DELIVERED: i64 = 2;
 
 /// Deliveries that one destination may have under way at a time.
-pub(crate) const UNDER_WAY_MAX: usize = 16;
+pub(crate) const UNDER_WAY_MAX: usize = halo_relay::dispatch::WEBHOOK_SLOTS;
 
 /// What the relay had told others before some moment.
 #[derive(Clone, Default)]

@@ -241,9 +241,10 @@ impl Renaming {
     }
 }
 
-/// Whether a file of this name outlives the process at all.
+/// Whether a power cut leaves the file as the log tells it. What is in SQLite's `-shm` file is gone; the ballast is room that was
+/// reserved without being written, and holds nothing.
 pub(crate) fn is_on_disk(name: &str) -> bool {
-    !name.ends_with("-shm")
+    !name.ends_with("-shm") && name != "relay.ballast"
 }
 
 fn apply(record: &Record, content: &mut Vec<u8>) {

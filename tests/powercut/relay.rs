@@ -1,7 +1,7 @@
 //! Runs the real binary under the shim: with a webhook input that several senders use at once, and a webhook destination.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -100,7 +100,15 @@ impl Place {
 
     /// Deletes what [`lay_out`](Self::lay_out) made, and all beside it.
     pub(crate) fn clear(state: &Path) {
-        std::fs::remove_dir_all(state.parent().unwrap()).unwrap();
+        let started = Instant::now();
+        // A store that was opened here may still be checked beside its work, by a thread that makes SQLite's own files.
+        while let Err(error) = std::fs::remove_dir_all(state.parent().unwrap()) {
+            let passes = matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound);
+            assert!(passes && started.elapsed() < PATIENCE, "{error}");
+            if !state.parent().unwrap().exists() {
+                return;
+            }
+        }
     }
 
     /// Starts the relay on these files, loads it, waits until all that was owed and all that is new has arrived, and stops

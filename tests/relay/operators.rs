@@ -114,8 +114,9 @@ async fn send_test_sends_a_marked_message_and_prints_the_answer() {
 #[tokio::test]
 async fn dead_letters_without_a_running_relay() {
     let mut chat = FakeHttp::start(Reply::text(200, "ok")).await;
-    for _ in 0..3 {
-        chat.then(Reply::text(410, "channel_is_archived"));
+    // The message, and the plain one in its place, of each of three events.
+    for _ in 0..6 {
+        chat.then(Reply::text(400, "invalid_payload"));
     }
     let scene = scene(&chat);
     let output = scene.cli(&["status"]).await;
@@ -123,14 +124,16 @@ async fn dead_letters_without_a_running_relay() {
     let relay = scene.start().await;
     let events: Vec<_> = (1..=3).map(|n| event(n, "website-cert-expired")).collect();
     relay.accept(&json!(events)).await;
-    for _ in 0..3 {
+    for _ in 0..6 {
         chat.request().await;
     }
     relay.idle().await;
     let code = |n: usize, list: &Value| list[n]["code"].as_str().unwrap().to_owned();
     let list: Value = serde_json::from_str(&scene.cli_ok(&["dead", "list", "--json"]).await).unwrap();
     let running = scene.cli_ok(&["explain", &code(0, &list)]).await;
-    assert!(running.contains("channel_is_archived") && running.contains("sent to"), "{running}");
+    assert!(running.contains("invalid_payload") && running.contains("sent to"), "{running}");
+    let listed = scene.cli_ok(&["dead", "list", "--key", "website-*", "--rule", "certificates"]).await;
+    assert!(listed.contains(&code(2, &list)), "{listed}");
     relay.stop().await;
 
     assert!(scene.cli_ok(&["status"]).await.contains("no relay is running"));
@@ -138,9 +141,15 @@ async fn dead_letters_without_a_running_relay() {
     assert_eq!(output.status.code(), Some(2), "all must be asked for");
     let output = scene.cli(&["dead", "drop", "--all", "--reason", " "]).await;
     assert_eq!(output.status.code(), Some(2), "a reason is asked for");
+    assert_eq!(scene.cli_ok(&["dead", "list", "--older-than", "1h"]).await, "no dead letters\n");
+    assert_eq!(scene.cli_ok(&["dead", "list", "--key", "issue-*"]).await, "no dead letters\n");
+    assert_eq!(scene.cli(&["dead", "list", "--key", "[a"]).await.status.code(), Some(2), "no glob");
+    assert_eq!(scene.cli(&["dead", "retry", "event-9"]).await.status.code(), Some(2), "no such event");
+    let shown = scene.cli_ok(&["dead", "show", "event-2"]).await;
+    assert!(shown.contains("refused_content") && shown.contains("dead retry"), "{shown}");
     let dropped = scene.cli_ok(&["dead", "drop", &code(0, &list), "--reason", "old news", "--json"]).await;
     assert_eq!(serde_json::from_str::<Value>(&dropped).unwrap(), json!({ "codes": [code(0, &list)] }));
-    let said = scene.cli_ok(&["dead", "retry", "--all", "--key", "website-cert-expired"]).await;
+    let said = scene.cli_ok(&["dead", "retry", "--all", "--key", "website-*"]).await;
     assert!(said.starts_with("2 will be sent again"), "{said}");
     assert_eq!(scene.cli(&["dead", "retry", "--all"]).await.status.code(), Some(1));
     assert!(scene.cli_ok(&["dead", "show", &code(0, &list)]).await.contains("old news"));
@@ -159,7 +168,7 @@ async fn a_dry_run_prints_and_keeps_nothing() {
         Scene::new(&RULES.replace("127.0.0.1:0, path", &format!("127.0.0.1:{}, path", crate::support::free_port())));
     let port = std::fs::read_to_string(scene.rules()).unwrap();
     let port = port.split("listen: 127.0.0.1:").nth(1).unwrap().split(',').next().unwrap().to_owned();
-    let mut relay = scene.launch(&["run", "--dry-run"]);
+    let mut relay = scene.launch(&["run", "--dry-run", "--log", "debug"]);
     relay.logs("is ready").await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let answer = client

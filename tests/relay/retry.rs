@@ -76,7 +76,7 @@ async fn throttled_then_failing_then_reset_then_well() {
 }
 
 #[tokio::test]
-async fn a_refused_destination_makes_dead_letters_at_once_and_they_can_be_sent_again() {
+async fn what_a_destination_that_refuses_is_owed_waits_until_it_is_mended() {
     let mut troubled = FakeHttp::start(Reply::text(200, "ok")).await;
     let mut fine = FakeHttp::start(Reply::text(200, "ok")).await;
     troubled.then(Reply::text(404, "no_service"));
@@ -84,17 +84,58 @@ async fn a_refused_destination_makes_dead_letters_at_once_and_they_can_be_sent_a
     let relay = scene.start().await;
     relay.accept(&event(1, "issue-add")).await;
     troubled.request().await;
+    relay.logs("troubled refuses messages").await;
+    relay.accept(&event(2, "issue-add")).await;
+    for _ in 0..2 {
+        fine.request().await;
+    }
+
+    // It is told, nothing is given up, and nothing more is tried until somebody has acted.
+    let status = scene.cli_ok(&["status"]).await;
+    assert!(status.contains("REFUSING") && status.contains("refusing since"), "{status}");
+    assert!(status.contains("no_service") && status.contains("next try at"), "{status}");
+    let metrics = relay.get("/metrics").await;
+    assert!(metrics.contains("halo_relay_destination_taking{destination=\"troubled\"} 0"), "{metrics}");
+    assert_eq!(scene.cli_ok(&["dead", "list"]).await, "no dead letters\n");
+    let shown = scene.cli_ok(&["explain", "event-1"]).await;
+    assert!(shown.contains("refused_destination") && shown.contains("404"), "{shown}");
+    assert!(troubled.try_request().is_none());
+
+    relay.signal("HUP");
+    relay.logs("reloaded").await;
+    let mut hosts: Vec<_> =
+        [troubled.request().await, troubled.request().await].iter().map(|r| slack_host(&r.json())).collect();
+    hosts.sort_unstable();
+    assert_eq!(hosts, ["host-1.example.org", "host-2.example.org"]);
+    relay.idle().await;
+    assert!(scene.cli_ok(&["audit"]).await.contains("balanced: 2 events, 4 deliveries"));
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn content_that_is_refused_twice_makes_a_dead_letter_that_can_be_sent_again() {
+    let mut troubled = FakeHttp::start(Reply::text(200, "ok")).await;
+    let mut fine = FakeHttp::start(Reply::text(200, "ok")).await;
+    for _ in 0..2 {
+        troubled.then(Reply::text(400, "invalid_payload"));
+    }
+    let scene = Scene::new(&rules(&troubled, &fine));
+    let relay = scene.start().await;
+    relay.accept(&event(1, "issue-add")).await;
+    for _ in 0..2 {
+        troubled.request().await;
+    }
     fine.request().await;
     relay.idle().await;
 
     let list = scene.cli_ok(&["dead", "list"]).await;
-    assert!(list.contains("troubled") && list.contains("host-1.example.org") && list.contains("no_service"), "{list}");
+    assert!(list.contains("troubled") && list.contains("host-1.example.org"), "{list}");
     let dead: serde_json::Value = serde_json::from_str(&scene.cli_ok(&["dead", "list", "--json"]).await).unwrap();
     let code = dead[0]["code"].as_str().unwrap();
     let shown = scene.cli_ok(&["dead", "show", code]).await;
-    assert!(shown.contains("refused_destination") && shown.contains("404"), "{shown}");
+    assert!(shown.contains("refused_content") && shown.contains("400"), "{shown}");
 
-    scene.cli_ok(&["dead", "retry", code]).await;
+    assert!(scene.cli_ok(&["dead", "retry", "event-1"]).await.contains(code), "an event's id names its dead letters");
     let again = troubled.request().await.json();
     assert!(again.to_string().contains(code), "the code stays: {again:#}");
     relay.idle().await;

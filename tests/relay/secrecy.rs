@@ -15,15 +15,20 @@ const SIGNING: &str = "whsec_c2lnbmluZy1zZWNyZXQtMTIzNDU2Nzg5MC1hYmNk";
 
 #[tokio::test]
 async fn no_secret_is_anywhere() {
-    let mut http = FakeHttp::start(Reply::text(500, "internal error")).await;
+    let mut servers = Vec::new();
+    for _ in 0..3 {
+        servers.push(FakeHttp::start(Reply::text(500, "internal error")).await);
+    }
     let mut mail = FakeSmtp::start(Options::new(Protection::None)).await;
     let api = EventApi::start(vec![event(1, "issue-add")]).await;
-    // Every way of failing that has words of its own, on each channel.
-    for _ in 0..2 {
-        http.then(Reply::text(404, "no_service"));
-        http.then(Reply::Reset);
-        http.then(Reply::text(302, "").with("location", "/elsewhere"));
+    // Ways of failing that have words of their own, on each channel; the last of them ends the attempts.
+    for server in &servers {
+        server.then(Reply::Reset);
     }
+    let [chat, team, soar] = &servers[..] else { panic!("three servers were started") };
+    chat.then(Reply::text(404, "no_service"));
+    team.then(Reply::text(302, "").with("location", "/elsewhere"));
+    soar.then(Reply::text(404, "no_service"));
     let scene = Scene::new(&format!(
         "sources:
   halo: {{ type: halo, base_url: '{}', api_key: {{ env: KEY }}, every: 1s, first_run: all }}
@@ -43,19 +48,21 @@ unrouted: {{ drop: nothing else is expected }}
         mail.port(),
     ))
     .with("KEY", event_api::KEY)
-    .with("SLACK", http.url(&format!("/services/T0/B0/{SLACK}")))
-    .with("TEAMS", http.url(&format!("/workflows/1/triggers/manual/paths/invoke?sig={TEAMS}")))
-    .with("SOAR", http.url(&format!("/{PATH}")))
+    .with("SLACK", chat.url(&format!("/services/T0/B0/{SLACK}")))
+    .with("TEAMS", team.url(&format!("/workflows/1/triggers/manual/paths/invoke?sig={TEAMS}")))
+    .with("SOAR", soar.url(&format!("/{PATH}")))
     .with("GONE", format!("http://127.0.0.1:{}/services/T0/B0/{SLACK}", crate::support::free_port()))
     .with("PASSWORD", PASSWORD)
     .with("SIGNING", SIGNING);
     let relay = scene.start().await;
     relay.accept(&json!([event(2, "issue-add"), event(3, "website-cert-expiring")])).await;
-    relay.logs("gave up").await;
+    relay.logs("refuses messages").await;
     relay.logs("to mail").await;
     relay.logs("to gone").await;
-    for _ in 0..6 {
-        http.request().await;
+    for server in &mut servers {
+        for _ in 0..2 {
+            server.request().await;
+        }
     }
 
     let mut looked_at = vec![
@@ -64,6 +71,9 @@ unrouted: {{ drop: nothing else is expected }}
         ("status as people see it", scene.cli_ok(&["status"]).await),
         ("metrics", relay.get("/metrics").await),
         ("dead letters", scene.cli_ok(&["dead", "list", "--json"]).await),
+        ("log of events", scene.cli_ok(&["log", "--json"]).await),
+        ("one event", scene.cli_ok(&["explain", "event-2"]).await),
+        ("audit", scene.cli_ok(&["audit", "--json"]).await),
         ("check", scene.cli_ok(&["check"]).await),
         ("explain", scene.cli_ok(&["explain", "--key", "issue-add"]).await),
     ];
@@ -81,7 +91,9 @@ unrouted: {{ drop: nothing else is expected }}
             assert!(!text.contains(secret), "{secret} is in {place}:\n{text}");
         }
     }
-    assert!(looked_at.len() >= 9, "the store was not looked at");
-    while http.try_request().is_some() {}
+    assert!(looked_at.len() >= 12, "the store was not looked at");
+    for server in &mut servers {
+        while server.try_request().is_some() {}
+    }
     while mail.try_mail().is_some() {}
 }

@@ -21,12 +21,16 @@ pub(crate) const TOKEN: &str = "token-e1f0c2";
 pub(crate) struct Scene {
     directory: TempDir,
     environment: BTreeMap<String, String>,
+    /// What the relay is started by: a program that sets limits, or enters a namespace.
+    through: Vec<String>,
+    /// Where this process finds the state directory, if not where the relay does.
+    seen: Option<PathBuf>,
 }
 
 impl Scene {
     pub(crate) fn new(rules: &str) -> Self {
         let directory = TempDir::new().unwrap();
-        let scene = Self { directory, environment: BTreeMap::new() };
+        let scene = Self { directory, environment: BTreeMap::new(), through: Vec::new(), seen: None };
         scene.write_rules(rules);
         scene.with("TOKEN", TOKEN)
     }
@@ -34,6 +38,18 @@ impl Scene {
     /// Sets an environment variable for all that is started here.
     pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.environment.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Starts the relay and its commands by this program.
+    pub(crate) fn through(mut self, program: &[&str]) -> Self {
+        self.through = program.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// Looks for the state directory here instead.
+    pub(crate) fn seen_at(mut self, state: PathBuf) -> Self {
+        self.seen = Some(state);
         self
     }
 
@@ -50,8 +66,10 @@ impl Scene {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_halo-relay"));
-        command.args(arguments).env_clear().envs(&self.environment);
+        let relay = env!("CARGO_BIN_EXE_halo-relay");
+        let mut words = self.through.iter().map(String::as_str).chain([relay]);
+        let mut command = Command::new(words.next().unwrap_or(relay));
+        command.args(words).args(arguments).env_clear().envs(&self.environment);
         command.arg("--config").arg(self.rules()).arg("--state-dir").arg(self.state());
         command
     }
@@ -91,7 +109,8 @@ impl Scene {
                 log.push('\n');
             }
         });
-        Relay { child, log, state: self.state(), client: client() }
+        let state = self.seen.clone().unwrap_or_else(|| self.state());
+        Relay { child, log, state, client: client() }
     }
 }
 
@@ -116,7 +135,7 @@ impl Relay {
         eventually(&format!("the log says {words:?}"), || self.log(), |log| log.contains(words)).await;
     }
 
-    async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         let started = Instant::now();
         loop {
             if let Some(holder) = self.holder()
@@ -133,7 +152,7 @@ impl Relay {
     }
 
     /// What the relay says of itself: process, addresses.
-    fn holder(&self) -> Option<Value> {
+    pub(crate) fn holder(&self) -> Option<Value> {
         serde_json::from_str(&std::fs::read_to_string(self.state.join("relay.json")).ok()?).ok()
     }
 

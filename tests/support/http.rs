@@ -95,9 +95,14 @@ impl Request {
     }
 }
 
+/// Decides what is done with a request, and after how long.
+pub(crate) type Chooser = Box<dyn FnMut(&Request) -> (Duration, Reply) + Send>;
+
 struct Script {
     next: VecDeque<Reply>,
-    otherwise: Reply,
+    otherwise: Chooser,
+    /// Whether the test reads the requests.
+    kept: bool,
 }
 
 pub(crate) struct FakeHttp {
@@ -110,9 +115,18 @@ pub(crate) struct FakeHttp {
 impl FakeHttp {
     /// Answers with `otherwise` whenever nothing is scripted.
     pub(crate) async fn start(otherwise: Reply) -> Self {
+        Self::choosing(true, Box::new(move |_| (Duration::ZERO, otherwise.clone()))).await
+    }
+
+    /// Does with each request what `chooser` says, which sees them all: the test need not read them.
+    pub(crate) async fn answering(chooser: Chooser) -> Self {
+        Self::choosing(false, chooser).await
+    }
+
+    async fn choosing(kept: bool, otherwise: Chooser) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let script = Arc::new(Mutex::new(Script { next: VecDeque::new(), otherwise }));
+        let script = Arc::new(Mutex::new(Script { next: VecDeque::new(), otherwise, kept }));
         let (seen, requests) = mpsc::unbounded_channel();
         let server = tokio::spawn(accept(listener, script.clone(), seen));
         Self { address, script, requests, server }
@@ -174,12 +188,16 @@ async fn serve(
 ) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     while let Some(request) = read_request(&mut stream, connection).await? {
-        let reply = {
+        let ((delay, reply), kept) = {
             let mut script = script.lock().unwrap();
-            script.next.pop_front().unwrap_or_else(|| script.otherwise.clone())
+            let scripted = script.next.pop_front().map(|reply| (Duration::ZERO, reply));
+            (scripted.unwrap_or_else(|| (script.otherwise)(&request)), script.kept)
         };
-        if seen.send(request).is_err() {
+        if kept && seen.send(request).is_err() {
             return Ok(());
+        }
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
         }
         let stream = stream.get_mut();
         match reply {

@@ -1,0 +1,134 @@
+//! Deliveries that another destination sends, and notices.
+
+use super::*;
+
+async fn hand_over(scene: &Scene, from: OutletId, before: Timestamp, after: i64) -> Handed {
+    let which = Movable { before, after };
+    scene.store.move_to_fallback(from.destination, "mail".into(), which, "no such hook".into(), later(5)).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_waits_is_moved_once_but_not_what_the_other_is_owed_itself() {
+    let scene = Scene::new();
+    let (chat, mail) = (scene.destination("chat").await, scene.lane("mail").await);
+    let both = [("chat", Severity::Info), ("mail", Severity::Info)];
+    scene.accept(vec![event("1", &INFO), event("2", &both), event("3", &INFO)]).await;
+    let handed = hand_over(&scene, chat, NOW, 0).await;
+    assert_eq!(handed, Handed { moved: 2, seen: 4, young: None });
+    tokio::time::timeout(Duration::from_secs(5), mail.wake.notified()).await.unwrap();
+    assert_eq!(hand_over(&scene, chat, NOW, 4).await, Handed { moved: 0, seen: 4, young: None });
+    assert_eq!(hand_over(&scene, chat, NOW, 0).await.moved, 0, "moved twice");
+    assert_eq!(rows(&scene.claim(chat, 9, later(5)).await), [2]);
+    let claimed = scene.claim(mail.outlet, 9, later(5)).await;
+    assert_eq!(rows(&claimed), [1, 3, 4]);
+    let moved = Moved { from: "chat".into(), why: "no such hook".into() };
+    assert_eq!(claimed[0].moved, Some(moved));
+    assert_eq!(claimed[1].moved, None, "its own");
+    scene.settle(mail.outlet, &claimed[0], Settlement::Delivered).await;
+    let row = scene.row(1).await;
+    assert_eq!((row.destination.as_str(), row.via.as_deref()), ("chat", Some("mail")));
+    // It is the one it is owed to whose account is settled.
+    assert_eq!((scene.counts("chat").await.delivered, scene.counts("mail").await.delivered), (1, 0));
+    tallied(&scene).await;
+    // One step: it is not handed on.
+    scene.settle(mail.outlet, &claimed[1], again(later(5))).await;
+    scene.settle(mail.outlet, &claimed[2], again(later(5))).await;
+    let which = Movable { before: later(99), after: 0 };
+    let on = scene.store.move_to_fallback(mail.outlet.destination, "pager".into(), which, "gone".into(), NOW).await;
+    assert_eq!(on.unwrap().moved, 1, "only its own");
+}
+
+#[tokio::test]
+async fn the_young_wait_for_their_time() {
+    let scene = Scene::new();
+    let chat = scene.destination("chat").await;
+    for (id, seconds) in [("1", 0), ("2", 10), ("3", 20)] {
+        scene.store.accept(&"test".into(), [event(id, &INFO)].into(), later(seconds)).await.unwrap();
+    }
+    assert_eq!(hand_over(&scene, chat, later(10), 0).await, Handed { moved: 2, seen: 2, young: Some(later(20)) });
+    assert_eq!(hand_over(&scene, chat, later(20), 2).await, Handed { moved: 1, seen: 3, young: None });
+}
+
+#[tokio::test]
+async fn a_long_queue_is_moved_in_steps() {
+    let scene = Scene::new();
+    let chat = scene.destination("chat").await;
+    let severities = [Severity::Info, Severity::Critical, Severity::Low];
+    scene.accept((0..1_203).map(|n| event(&n.to_string(), &[("chat", severities[n % 3])])).collect()).await;
+    let (mut after, mut moved) = (0, Vec::new());
+    loop {
+        let handed = hand_over(&scene, chat, NOW, after).await;
+        if handed.seen == after {
+            break;
+        }
+        after = handed.seen;
+        moved.push(handed.moved);
+    }
+    assert_eq!(moved, [500, 500, 203]);
+}
+
+#[tokio::test]
+async fn an_attempt_that_fails_too_long_goes_to_the_fallback_unless_it_is_owed_it() {
+    let scene = Scene::new();
+    let (chat, mail) = (scene.destination("chat").await, scene.destination("mail").await);
+    let both = [("chat", Severity::Info), ("mail", Severity::Info)];
+    scene.accept(vec![event("1", &INFO), event("2", &both)]).await;
+    for claimed in scene.claim(chat, 9, NOW).await {
+        let settlement = Settlement::Fallback {
+            to: "mail".into(),
+            why: "no answer".into(),
+            may_repeat: true,
+            at: later(9),
+            counts: true,
+        };
+        scene.settle(chat, &claimed, settlement).await;
+    }
+    tallied(&scene).await;
+    let at_mail = scene.claim(mail, 9, later(9)).await;
+    let marks: Vec<_> =
+        at_mail.iter().map(|claimed| (claimed.row, claimed.number, claimed.failures, claimed.may_repeat)).collect();
+    assert_eq!(marks, [(1, 2, 0, true), (3, 1, 0, false)]);
+    assert_eq!(at_mail[0].moved.as_ref().map(|moved| moved.why.as_str()), Some("no answer"));
+    let taken = scene.take(chat, 9, later(8)).await;
+    assert_eq!((taken.claimed.len(), taken.next), (0, Some(later(9))));
+    let again = scene.claim(chat, 9, later(9)).await;
+    assert_eq!((again[0].row, again[0].failures, again[0].may_repeat), (2, 1, true));
+}
+
+#[tokio::test]
+async fn an_operator_brings_it_back_to_whom_it_is_owed() {
+    let scene = Scene::new();
+    let (chat, mail) = (scene.destination("chat").await, scene.destination("mail").await);
+    scene.accept(vec![event("1", &INFO)]).await;
+    hand_over(&scene, chat, NOW, 0).await;
+    let claimed = scene.claim(mail, 9, later(5)).await.remove(0);
+    scene.settle(mail, &claimed, Settlement::Dead { reason: "mailbox full".into() }).await;
+    assert_eq!(scene.counts("chat").await.dead, 1);
+    scene.store.retry_dead(DeadFilter::default(), later(9)).await.unwrap();
+    assert!(scene.claim(mail, 9, later(9)).await.is_empty());
+    let back = scene.claim(chat, 9, later(9)).await.remove(0);
+    assert_eq!((back.row, back.moved.as_ref(), back.number), (1, None, 2));
+    tallied(&scene).await;
+}
+
+#[tokio::test]
+async fn a_notice_goes_to_the_other_first_of_all_and_is_not_moved_on() {
+    let scene = Scene::new();
+    let (chat, mail) = (scene.destination("chat").await, scene.destination("mail").await);
+    scene.accept(vec![event("1", &[("mail", Severity::Info)])]).await;
+    scene.store.notify(chat.destination, "mail".into(), "channel_is_archived".into(), later(1)).await.unwrap();
+    let which = Movable { before: later(99), after: 0 };
+    let on = scene.store.move_to_fallback(mail.destination, "pager".into(), which, "gone".into(), NOW).await.unwrap();
+    assert_eq!(on.moved, 1, "the event, not the notice");
+    let claimed = scene.claim(mail, 9, later(1)).await;
+    assert_eq!((claimed.len(), claimed[0].severity), (1, Severity::Critical));
+    assert_eq!(claimed[0].what, What::Notice("channel_is_archived".into()));
+    assert_eq!(claimed[0].moved.as_ref().map(|moved| moved.from.as_str()), Some("chat"));
+    scene.settle(mail, &claimed[0], Settlement::Dead { reason: "mailbox full".into() }).await;
+    tallied(&scene).await;
+    scene.store.retry_dead(DeadFilter::default(), later(9)).await.unwrap();
+    assert!(scene.claim(chat, 9, later(9)).await.is_empty(), "it is about the one that refuses");
+    let at_mail = scene.claim(mail, 9, later(9)).await;
+    let all: Vec<_> = at_mail.iter().map(|claimed| &claimed.what).collect();
+    assert_eq!(all, [&What::Notice("channel_is_archived".into())]);
+}

@@ -1,0 +1,215 @@
+//! What a job of the writer may touch: the connection, the tally, the lanes to wake, and offers to take new work at once.
+//!
+//! Everything but the connection takes effect only when the job's group is on disk; a job that fails leaves no trace.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, params};
+use tokio::sync::{Notify, mpsc};
+
+use super::Claimed;
+use crate::model::delivery::State;
+
+/// One job's hands.
+pub(super) struct Work<'a> {
+    pub db: &'a Connection,
+    pub tally: Tally,
+    /// Destinations that were given work.
+    touched: Vec<i64>,
+    /// Deliveries that were claimed as they were made, for the lanes that offered.
+    born: Vec<Born>,
+    outlets: &'a Outlets,
+}
+
+/// A delivery on its way to the lane that offered to take it.
+pub(super) struct Born {
+    destination: i64,
+    lane: mpsc::UnboundedSender<Claimed>,
+    claimed: Claimed,
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn new(db: &'a Connection, outlets: &'a Outlets) -> Self {
+        Self { db, tally: Tally::default(), touched: Vec::new(), born: Vec::new(), outlets }
+    }
+
+    /// Whether the lane of this destination takes one more delivery as it is made. Each yes uses up one offer. A lane that
+    /// has gone takes nothing, whatever it had offered.
+    pub(super) fn offered(&self, destination: i64) -> Option<mpsc::UnboundedSender<Claimed>> {
+        let mut outlets = self.outlets.lock();
+        let outlet = outlets.get_mut(&destination).filter(|outlet| !outlet.born.is_closed())?;
+        outlet.room = outlet.room.checked_sub(1)?;
+        Some(outlet.born.clone())
+    }
+
+    /// Something waits for the lane of this destination: it will be woken, and what comes meanwhile must not overtake.
+    pub(super) fn waits(&mut self, destination: i64) {
+        if let Some(outlet) = self.outlets.lock().get_mut(&destination) {
+            outlet.room = 0;
+        }
+        self.touched.push(destination);
+    }
+
+    /// How many deliveries were given to the lane beyond those it has received.
+    pub(super) fn on_the_way(&self, outlet: OutletId, received: u64) -> usize {
+        let outlets = self.outlets.lock();
+        let found = outlets.get(&outlet.destination).filter(|found| found.number == outlet.number);
+        found.map_or(0, |found| usize::try_from(found.given.saturating_sub(received)).unwrap_or(usize::MAX))
+    }
+
+    /// Gives the lane what it offered to take, once the group is on disk. Counted only now: what could not be made is not on
+    /// its way.
+    pub(super) fn hand_over(&mut self, destination: i64, lane: mpsc::UnboundedSender<Claimed>, claimed: Claimed) {
+        if let Some(outlet) = self.outlets.lock().get_mut(&destination)
+            && outlet.born.same_channel(&lane)
+        {
+            outlet.given += 1;
+        }
+        self.born.push(Born { destination, lane, claimed });
+    }
+
+    /// Sets how many deliveries the lane will take as they are made, in place of any earlier offer.
+    pub(super) fn offer(&self, outlet: OutletId, room: usize) {
+        if let Some(found) = self.outlets.lock().get_mut(&outlet.destination)
+            && found.number == outlet.number
+        {
+            found.room = room;
+        }
+    }
+
+    /// What is to be done once the group has been committed, or has not.
+    pub(super) fn effects(self) -> (Tally, Effects) {
+        (self.tally, Effects { touched: self.touched, born: self.born })
+    }
+}
+
+/// What follows from a job's commit.
+pub(super) struct Effects {
+    touched: Vec<i64>,
+    born: Vec<Born>,
+}
+
+impl Effects {
+    /// Hands over and wakes. A lane that has gone cannot take anything; what it was to get is then taken up by the next
+    /// start, as after a crash.
+    pub(super) fn commit(self, outlets: &Outlets) {
+        for born in self.born {
+            let _ = born.lane.send(born.claimed);
+        }
+        let outlets = outlets.lock();
+        self.touched.iter().filter_map(|id| outlets.get(id)).for_each(|outlet| outlet.wake.notify_one());
+    }
+
+    /// Nothing of it happened. Lanes whose offers were used look again: for the sake of what was not given to them, they may
+    /// have claimed less than they could.
+    pub(super) fn undo(self, outlets: &Outlets) {
+        let mut outlets = outlets.lock();
+        for born in self.born {
+            if let Some(outlet) = outlets.get_mut(&born.destination)
+                && outlet.born.same_channel(&born.lane)
+            {
+                outlet.room = 0;
+                outlet.given -= 1;
+                outlet.wake.notify_one();
+            }
+        }
+    }
+}
+
+/// Where lanes are reached.
+#[derive(Clone, Default)]
+pub(super) struct Outlets(Arc<Mutex<HashMap<i64, Outlet>>>);
+
+struct Outlet {
+    number: u64,
+    wake: Arc<Notify>,
+    /// New deliveries that the lane will take at once.
+    room: usize,
+    /// Deliveries given to the lane in all.
+    given: u64,
+    born: mpsc::UnboundedSender<Claimed>,
+}
+
+/// Names one lane's outlet: after a reload a destination may have another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutletId {
+    pub destination: i64,
+    number: u64,
+}
+
+/// A lane's end of the store.
+#[derive(Debug)]
+pub struct Subscription {
+    pub outlet: OutletId,
+    /// Told of new work; carries no data.
+    pub wake: Arc<Notify>,
+    /// Deliveries that were claimed as they were made, because the lane had offered to take them.
+    pub born: mpsc::UnboundedReceiver<Claimed>,
+}
+
+impl Outlets {
+    fn lock(&self) -> MutexGuard<'_, HashMap<i64, Outlet>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets every lane look for work.
+    pub(super) fn wake_all(&self) {
+        self.lock().values().for_each(|outlet| outlet.wake.notify_one());
+    }
+
+    /// A new outlet in place of the destination's present one.
+    pub(super) fn open(&self, destination: i64) -> Subscription {
+        let (sender, born) = mpsc::unbounded_channel();
+        let wake = Arc::new(Notify::new());
+        let mut outlets = self.lock();
+        let number = outlets.get(&destination).map_or(0, |outlet| outlet.number + 1);
+        outlets.insert(destination, Outlet { number, wake: Arc::clone(&wake), room: 0, given: 0, born: sender });
+        Subscription { outlet: OutletId { destination, number }, wake, born }
+    }
+}
+
+/// Changes to the number of deliveries in each state, written once for a whole group.
+#[derive(Default)]
+pub(super) struct Tally {
+    changes: Vec<(i64, State, i64)>,
+    /// Deliveries owed for the first time.
+    pub owed: i64,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, destination: i64, state: State, number: i64) {
+        match self.changes.iter_mut().find(|(of, at, _)| (*of, *at) == (destination, state)) {
+            Some((.., sum)) => *sum += number,
+            None => self.changes.push((destination, state, number)),
+        }
+    }
+
+    pub(super) fn moved(&mut self, destination: i64, from: State, to: State) {
+        self.add(destination, from, -1);
+        self.add(destination, to, 1);
+    }
+
+    pub(super) fn merge(&mut self, other: Self) {
+        self.owed += other.owed;
+        other.changes.into_iter().for_each(|(destination, state, number)| self.add(destination, state, number));
+    }
+
+    /// Writes the sums, in the transaction of the jobs that made them.
+    pub(super) fn write(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        let mut add = db.prepare_cached(
+            "INSERT INTO tally VALUES (?1, ?2, ?3)
+             ON CONFLICT (destination, state) DO UPDATE SET number = number + excluded.number",
+        )?;
+        for (destination, state, number) in self.changes.drain(..).filter(|(.., number)| *number != 0) {
+            add.execute(params![destination, state.code(), number])?;
+        }
+        if self.owed != 0 {
+            db.prepare_cached(
+                "INSERT INTO meta VALUES ('owed', ?1) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+            )?
+            .execute([std::mem::take(&mut self.owed)])?;
+        }
+        Ok(())
+    }
+}
