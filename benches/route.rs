@@ -1,40 +1,105 @@
 //! What routing one event costs as the number of rules grows: `cargo bench --bench route`.
 //!
-//! Two sets of events, because the first alone flatters: `route_familiar` has fourteen keys, the same at every size, which
-//! stay in the processor's caches and come near none of the added rules; `route_spread` has keys from all over the rule
-//! set, so that each event needs another part of the index and matches at most one of the added rules.
+//! Two sets of keys, because the first alone flatters: `route_familiar` has fourteen, the same at every size, which stay
+//! in the processor's caches and come near none of the added rules; `route_spread` has a hundred thousand, each of another
+//! added rule, in an order in which neighbours are far apart. With as many rules, each event then needs rules and parts of
+//! the index that no event before it needed, and finds them in no cache. The rest of the event is in one, as it is in the
+//! daemon, which has just read it.
 
 #![expect(clippy::expect_used, reason = "a bench may stop at its own mistakes")]
 
+use std::time::Instant;
+
 use halo_relay::model::key::KeyPatterns;
-use halo_relay::model::{Event, Severity};
+use halo_relay::model::{Event, EventKey, Severity};
 use halo_relay::routing::{Action, Condition, Place, Rule, RuleSet};
 use serde_json::json;
 
+/// As in the daemon.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const SIZES: [usize; 4] = [10, 1_000, 10_000, 100_000];
+/// How many keys `route_spread` has.
+const SPREAD: usize = 100_000;
+const TURNS: usize = 21;
+const FAMILIAR: [&str; 14] = [
+    "website-cert-risk",
+    "website-cert-new-issuer",
+    "website-form-oos",
+    "website-header-monitor-change",
+    "pci-report-expire-today",
+    "target-scan-start",
+    "domain-scan-finish",
+    "domain-host-add",
+    "firewall-port-add",
+    "firewall-banner-change",
+    "issue-add",
+    "network-ip-remove",
+    "account-user-add",
+    "a-key-never-seen-before",
+];
 
 fn main() {
     divan::main();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    // As plain `cargo bench` calls it: not when testing, listing or asked for some only.
+    if args == ["--bench"] || args == ["--bench", "ratio"] {
+        ratios();
+    }
+}
+
+/// What matters: by how much an event costs more with many rules than with ten. The sizes take turns, so that whatever else
+/// the machine does befalls all alike.
+#[expect(clippy::print_stdout, reason = "what the bench is for")]
+fn ratios() {
+    println!("ns per event, median of {TURNS} turns");
+    for (name, spread) in [("familiar", false), ("spread", true)] {
+        let keys = |size| if spread { spread_keys(size) } else { familiar_keys() };
+        let mut sets = SIZES.map(|size| (rule_set(rules(size)), keys(size), Vec::new()));
+        let mut events = familiar_events();
+        for _ in 0..TURNS {
+            for (rules, keys, turns) in &mut sets {
+                let rounds = SPREAD / keys.len();
+                let start = Instant::now();
+                (0..rounds).for_each(|_| route_all(rules, &mut events, keys));
+                turns.push(start.elapsed().as_nanos() / (rounds * keys.len()) as u128);
+            }
+        }
+        let medians = sets.map(|(_, _, mut turns)| {
+            turns.sort_unstable();
+            turns[TURNS / 2]
+        });
+        for (size, median) in SIZES.iter().zip(medians) {
+            let percent = median * 100 / medians[0];
+            println!("{name:>8}, {size:>6} rules: {median:>5} ns, {percent:>3} % of that with ten rules");
+        }
+    }
 }
 
 /// The time is that of all events; divan shows the events of a second below it.
 #[divan::bench(args = SIZES)]
 fn route_familiar(bencher: divan::Bencher, size: usize) {
-    route_all(bencher, size, &familiar_events());
+    route_keys(bencher, size, familiar_keys());
 }
 
-#[divan::bench(args = SIZES)]
+#[divan::bench(args = SIZES, sample_count = 20, sample_size = 1)]
 fn route_spread(bencher: divan::Bencher, size: usize) {
-    route_all(bencher, size, &spread_events(size));
+    route_keys(bencher, size, spread_keys(size));
 }
 
-fn route_all(bencher: divan::Bencher, size: usize, events: &[Event]) {
-    let rules = rule_set(rules(size));
-    bencher.counter(events.len()).bench_local(|| {
-        for event in events {
-            divan::black_box(rules.route(divan::black_box(event)));
-        }
-    });
+fn route_keys(bencher: divan::Bencher, size: usize, mut keys: Vec<EventKey>) {
+    let (rules, mut events) = (rule_set(rules(size)), familiar_events());
+    bencher.counter(keys.len()).bench_local(|| route_all(&rules, &mut events, &mut keys));
+}
+
+fn route_all(rules: &RuleSet, events: &mut [Event], keys: &mut [EventKey]) {
+    for (number, key) in keys.iter_mut().enumerate() {
+        let event = &mut events[number % FAMILIAR.len()];
+        std::mem::swap(&mut event.key, key);
+        divan::black_box(rules.route(divan::black_box(event)));
+        std::mem::swap(&mut event.key, key);
+    }
 }
 
 /// For comparison: what reading every rule would cost. It also keeps the reasons, which `route` does not.
@@ -99,41 +164,32 @@ fn rule(number: usize, keys: &[String], conditions: &[(&str, &str)]) -> Rule {
     }
 }
 
-fn familiar_events() -> Vec<Event> {
-    let keys = [
-        "website-cert-risk",
-        "website-cert-new-issuer",
-        "website-form-oos",
-        "website-header-monitor-change",
-        "pci-report-expire-today",
-        "target-scan-start",
-        "domain-scan-finish",
-        "domain-host-add",
-        "firewall-port-add",
-        "firewall-banner-change",
-        "issue-add",
-        "network-ip-remove",
-        "account-user-add",
-        "a-key-never-seen-before",
-    ];
-    keys.into_iter().enumerate().map(|(number, key)| event(number, key)).collect()
+fn familiar_keys() -> Vec<EventKey> {
+    FAMILIAR.map(event_key).into()
 }
 
-/// As many at every size; each key is one that the added rule of its number matches, if its conditions hold.
-fn spread_events(size: usize) -> Vec<Event> {
+fn familiar_events() -> Vec<Event> {
+    FAMILIAR.iter().enumerate().map(|(number, key)| event(number, key)).collect()
+}
+
+/// As many at every size; each is one that the added rule of its number matches, if its conditions hold.
+fn spread_keys(size: usize) -> Vec<EventKey> {
     let added = size - 5;
-    let events = (0..10_000).map(|number| {
-        // A stride without a common divisor with the sizes: neighbours in time are far apart in the index.
+    let keys = (0..SPREAD).map(|number| {
+        // The stride has no divisor in common with what the sizes leave.
         let unit = 5 + number * 7_919 % added;
-        let key = match unit % 10 {
+        event_key(&match unit % 10 {
             0..3 => format!("website-unit{unit}-change"),
             5 => format!("domain-unit{unit}-remove"),
             7 => format!("domain-unit{unit}-change"),
             _ => format!("firewall-unit{unit}-change"),
-        };
-        event(number, &key)
+        })
     });
-    events.collect()
+    keys.collect()
+}
+
+fn event_key(key: &str) -> EventKey {
+    EventKey::new(key).expect("a bench key is a key")
 }
 
 fn event(number: usize, key: &str) -> Event {

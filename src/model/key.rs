@@ -7,6 +7,7 @@ mod glob;
 
 use std::fmt;
 
+use self::glob::KeyGlobs;
 use super::event::EventError;
 
 pub use glob::{GlobError, KeyGlob, Needle};
@@ -41,7 +42,18 @@ impl fmt::Display for EventKey {
 /// The `key:` of a rule: any of these globs, minus those with a leading `!`. A list of exclusions alone means
 /// "everything but". The order of the patterns has no meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyPatterns(Vec<KeyPattern>);
+pub struct KeyPatterns {
+    patterns: Vec<KeyPattern>,
+    filter: KeyFilter,
+}
+
+/// What [`KeyPatterns`] match, in as little memory as it takes, for who must ask many. The default matches any key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyFilter {
+    /// `None`: any key.
+    including: Option<KeyGlobs>,
+    excluding: Option<KeyGlobs>,
+}
 
 /// One pattern of the list: a glob to include, or with a leading `!` one to exclude.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,20 +101,26 @@ impl KeyPatterns {
                 message,
             })
         };
-        patterns.iter().copied().enumerate().map(parse).collect::<Result<_, _>>().map(Self)
+        let patterns: Vec<_> = patterns.iter().copied().enumerate().map(parse).collect::<Result<_, _>>()?;
+        let globs = |excludes| patterns.iter().filter(move |it| it.excludes == excludes).map(KeyPattern::glob);
+        let filter = KeyFilter { including: KeyGlobs::new(globs(false)), excluding: KeyGlobs::new(globs(true)) };
+        Ok(Self { patterns, filter })
     }
 
     pub fn matches(&self, key: &str) -> bool {
-        self.verdict(key) == KeyVerdict::Matched
+        self.filter.matches(key)
+    }
+
+    pub fn filter(&self) -> &KeyFilter {
+        &self.filter
     }
 
     /// As [`matches`](Self::matches), with the reason.
     pub fn verdict(&self, key: &str) -> KeyVerdict<'_> {
-        let mut including = self.0.iter().filter(|pattern| !pattern.excludes).peekable();
-        if including.peek().is_some() && !including.any(|pattern| pattern.glob.matches(key)) {
+        if self.filter.including.as_ref().is_some_and(|globs| !globs.matches(key)) {
             return KeyVerdict::Unmatched;
         }
-        match self.0.iter().find(|pattern| pattern.excludes && pattern.glob.matches(key)) {
+        match self.patterns.iter().find(|pattern| pattern.excludes && pattern.glob.matches(key)) {
             Some(pattern) => KeyVerdict::Excluded(pattern),
             None => KeyVerdict::Matched,
         }
@@ -110,7 +128,14 @@ impl KeyPatterns {
 
     /// In the order of the file.
     pub fn iter(&self) -> std::slice::Iter<'_, KeyPattern> {
-        self.0.iter()
+        self.patterns.iter()
+    }
+}
+
+impl KeyFilter {
+    pub fn matches(&self, key: &str) -> bool {
+        self.including.as_ref().is_none_or(|globs| globs.matches(key))
+            && !self.excluding.as_ref().is_some_and(|globs| globs.matches(key))
     }
 }
 

@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::{Action, Mismatch, Place, Route, RuleSet, as_text};
+use crate::model::key::KeyVerdict;
 use crate::model::{DestinationName, RuleName};
 
 /// Why an event is owed to whom it is owed.
@@ -125,11 +126,14 @@ impl Effect {
 impl From<Mismatch<'_>> for WhyNot {
     fn from(mismatch: Mismatch<'_>) -> Self {
         match mismatch {
-            Mismatch::KeyUnmatched(keys) => {
-                let including = keys.iter().filter(|pattern| !pattern.excludes());
+            Mismatch::Key(rule, event) => {
+                let verdict = rule.keys.as_ref().map(|keys| keys.verdict(event.key.as_str()));
+                if let Some(KeyVerdict::Excluded(pattern)) = verdict {
+                    return Self::KeyExcluded { pattern: pattern.to_string() };
+                }
+                let including = rule.keys.iter().flatten().filter(|pattern| !pattern.excludes());
                 Self::KeyUnmatched { patterns: including.map(ToString::to_string).collect() }
             }
-            Mismatch::KeyExcluded(pattern) => Self::KeyExcluded { pattern: pattern.to_string() },
             Mismatch::Field { condition, found } => Self::Field {
                 field: condition.field().to_owned(),
                 patterns: condition.patterns().map(str::to_owned).collect(),

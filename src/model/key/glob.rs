@@ -3,6 +3,8 @@
 //! Braces are expanded while parsing, up to [`KeyGlob::ALTERNATIVES_MAX`]; what is left are flat sequences of text, `?`,
 //! classes and `*`, for which the last `*` is the only place ever worth going back to.
 
+use std::borrow::Borrow;
+
 /// A pattern for a whole key, case-sensitive.
 ///
 /// | syntax | matches |
@@ -17,8 +19,12 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyGlob {
     source: String,
-    alternatives: Vec<Sequence>,
+    any: KeyGlobs,
 }
+
+/// All alternatives of some globs, with [`OR`] between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KeyGlobs(Box<str>);
 
 /// Why a pattern is not a glob: bytes `at..at + len` of it are at fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,23 +50,20 @@ pub enum Needle<'a> {
     Nothing,
 }
 
-/// One alternative; never two [`Token::Text`] or two [`Token::Any`] in a row.
-type Sequence = Vec<Token>;
+/// One alternative: text in which control characters, of which no pattern and no key has any, stand for the wildcards.
+/// So a whole list of globs is one piece of memory to read, where a tree would be a dozen; with many rules, that is what
+/// matching costs. Never two [`ANY`] in a row.
+type Sequence = String;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Token {
-    Any,
-    One,
-    Class(Class),
-    Text(String),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Class {
-    negated: bool,
-    /// Both ends included.
-    ranges: Vec<(char, char)>,
-}
+const ANY: u8 = 1;
+const ONE: char = '\u{2}';
+/// Then the first and the last character of each range, then [`END`].
+const CLASS: char = '\u{3}';
+/// A negated [`CLASS`].
+const NOT: char = '\u{4}';
+const END: char = '\u{5}';
+/// Between sequences.
+const OR: char = '\n';
 
 impl KeyGlob {
     /// Four times the longest possible key: room for braces.
@@ -87,7 +90,7 @@ impl KeyGlob {
                 alternatives.push(sequence);
             }
         }
-        Ok(Self { source: pattern.to_owned(), alternatives })
+        Ok(Self { source: pattern.to_owned(), any: KeyGlobs::any_of(&alternatives) })
     }
 
     /// As it was written.
@@ -97,23 +100,37 @@ impl KeyGlob {
 
     /// The whole key must match.
     pub fn matches(&self, key: &str) -> bool {
-        self.alternatives.iter().any(|sequence| matches(sequence, key))
+        self.any.matches(key)
     }
 
     /// One for each alternative: a key that satisfies none of them cannot match.
     pub fn needles(&self) -> impl Iterator<Item = Needle<'_>> {
-        self.alternatives.iter().map(|sequence| match sequence.as_slice() {
-            [] => Needle::Whole(""),
-            [Token::Text(text)] => Needle::Whole(text),
-            _ if words(sequence).next().is_some() => Needle::Words(words(sequence).collect()),
-            _ => {
-                let texts = sequence.iter().filter_map(|token| match token {
-                    Token::Text(text) => Some(text.as_str()),
-                    _ => None,
-                });
-                texts.max_by_key(|text| text.len()).map_or(Needle::Nothing, Needle::Within)
+        self.any.0.split(OR).map(|sequence| {
+            if !sequence.contains(char::is_control) {
+                return Needle::Whole(sequence);
             }
+            let words: Vec<_> = words(sequence).collect();
+            if !words.is_empty() {
+                return Needle::Words(words);
+            }
+            let longest = texts(sequence).max_by_key(|text| text.len());
+            longest.filter(|text| !text.is_empty()).map_or(Needle::Nothing, Needle::Within)
         })
+    }
+}
+
+impl KeyGlobs {
+    pub(super) fn new<'a>(globs: impl IntoIterator<Item = &'a KeyGlob>) -> Option<Self> {
+        let globs: Vec<_> = globs.into_iter().map(|glob| &*glob.any.0).collect();
+        (!globs.is_empty()).then(|| Self::any_of(&globs))
+    }
+
+    fn any_of<S: Borrow<str>>(sequences: &[S]) -> Self {
+        Self(sequences.join(&*OR.encode_utf8(&mut [0; 4])).into())
+    }
+
+    pub(super) fn matches(&self, key: &str) -> bool {
+        self.0.split(OR).any(|sequence| matches(sequence, key))
     }
 }
 
@@ -123,14 +140,17 @@ impl GlobError {
     }
 }
 
+/// What stands before, between and after the wildcards; some of it may be empty.
+fn texts(sequence: &str) -> impl DoubleEndedIterator<Item = &str> {
+    let outside_classes = |part: &'_ str| part.find(END).map_or(0, |end| end + END.len_utf8());
+    let parts = sequence.split([CLASS, NOT]).map(move |part| &part[outside_classes(part)..]);
+    parts.flat_map(|part| part.split([char::from(ANY), ONE]))
+}
+
 /// The words of which no wildcard can be a part.
-fn words(sequence: &[Token]) -> impl Iterator<Item = &str> {
-    let last = sequence.len() - 1;
-    let texts = sequence.iter().enumerate().filter_map(|(at, token)| match token {
-        Token::Text(text) => Some((at, text)),
-        _ => None,
-    });
-    let words = texts.flat_map(move |(at, text)| {
+fn words(sequence: &str) -> impl Iterator<Item = &str> {
+    let last = texts(sequence).count() - 1;
+    let words = texts(sequence).enumerate().flat_map(move |(at, text)| {
         let ends = text.split('-').count() - 1;
         let whole = move |nth: usize| (nth > 0 || at == 0) && (nth < ends || at == last);
         text.split('-').enumerate().filter(move |(nth, _)| whole(*nth)).map(|(_, word)| word)
@@ -150,21 +170,21 @@ fn refused_start(pattern: &str) -> Option<&'static str> {
     }
 }
 
-fn matches(sequence: &[Token], key: &str) -> bool {
+fn matches(sequence: &str, key: &str) -> bool {
     let (mut tokens, mut rest) = (sequence, key);
     // Where to go on after a mismatch: behind the last `*`, which then takes one character more. What an earlier `*`
     // could take instead, the last one can take as well, so this never branches.
-    let mut retry: Option<(&[Token], &str)> = None;
+    let mut retry: Option<(&str, &str)> = None;
     loop {
-        let step = match tokens {
+        let step = match tokens.as_bytes() {
             [] if rest.is_empty() => return true,
             [] => None,
-            [Token::Any] => return true,
-            [Token::Any, after @ ..] => {
-                retry = Some((after, rest));
+            [ANY] => return true,
+            [ANY, ..] => {
+                retry = Some((&tokens[1..], rest));
                 retry
             }
-            [token, after @ ..] => token.take(rest).map(|rest| (after, rest)),
+            _ => take(tokens, rest),
         };
         (tokens, rest) = match (step, retry) {
             (Some(next), _) => next,
@@ -181,25 +201,25 @@ fn matches(sequence: &[Token], key: &str) -> bool {
     }
 }
 
-impl Token {
-    /// What is left of the text when this token has taken its part from the front.
-    fn take<'a>(&self, text: &'a str) -> Option<&'a str> {
-        if let Self::Text(own) = self {
-            return text.strip_prefix(own.as_str());
+/// What is left of both when the first token has taken its part from the front of the text; `None` if it cannot.
+fn take<'a>(tokens: &'a str, text: &'a str) -> Option<(&'a str, &'a str)> {
+    let (mut after, mut rest) = (tokens.chars(), text.chars());
+    let (token, first) = (after.next()?, rest.next()?);
+    match token {
+        ONE => Some((after.as_str(), rest.as_str())),
+        CLASS | NOT => {
+            let (members, after) = after.as_str().split_once(END)?;
+            let mut members = members.chars();
+            let ranges = std::iter::from_fn(|| Some(members.next()?..=members.next()?));
+            let has = ranges.into_iter().any(|range| range.contains(&first));
+            (has != (token == NOT)).then_some((after, rest.as_str()))
         }
-        let mut rest = text.chars();
-        let first = rest.next()?;
-        let takes = match self {
-            Self::Class(class) => class.has(first),
-            _ => true,
-        };
-        takes.then_some(rest.as_str())
-    }
-}
-
-impl Class {
-    fn has(&self, character: char) -> bool {
-        self.ranges.iter().any(|&(low, high)| (low..=high).contains(&character)) != self.negated
+        _ => {
+            let same = tokens.bytes().zip(text.bytes()).take_while(|(token, own)| token == own).count();
+            // Within a character both differ; only at its end may a wildcard follow.
+            (same > 0).then_some(())?;
+            Some((tokens.get(same..)?, text.get(same..)?))
+        }
     }
 }
 
@@ -218,28 +238,28 @@ impl Parser<'_> {
                 '{' => self.braces(depth, &mut sequences)?,
                 '[' => {
                     let class = self.class()?;
-                    push_to_all(&mut sequences, &Token::Class(class));
+                    push_to_all(&mut sequences, &class);
                 }
                 _ => {
                     let token = self.single(character)?;
                     self.at += character.len_utf8();
-                    push_to_all(&mut sequences, &token);
+                    push_to_all(&mut sequences, token.encode_utf8(&mut [0; 4]));
                 }
             }
         }
         Ok(sequences)
     }
 
-    fn single(&self, character: char) -> Result<Token, GlobError> {
+    fn single(&self, character: char) -> Result<char, GlobError> {
         let message = match character {
-            '*' => return Ok(Token::Any),
-            '?' => return Ok(Token::One),
+            '*' => return Ok(char::from(ANY)),
+            '?' => return Ok(ONE),
             ']' => "`]` without a `[` before it",
             '}' => "`}` without a `{` before it",
             ',' => "`,` has a meaning only within braces; write `{a,b}`, or a list of patterns",
             '\\' => "`\\` escapes nothing here; write a class of one, such as `[*]`, for a special character",
             _ if character.is_control() => "no key holds a control character, such as a line end; remove it",
-            _ => return Ok(Token::Text(character.into())),
+            _ => return Ok(character),
         };
         Err(GlobError::new(self.at, character.len_utf8(), message))
     }
@@ -277,7 +297,7 @@ impl Parser<'_> {
     }
 
     /// Reads one `[…]`. Everything but `]` and `\` stands for itself in it; `-` does at either end.
-    fn class(&mut self) -> Result<Class, GlobError> {
+    fn class(&mut self) -> Result<Sequence, GlobError> {
         let start = self.at;
         let Some(len) = self.pattern[start..].find(']').map(|close| close + 1) else {
             return Err(GlobError::new(start, 1, "this `[` has no `]`; add it"));
@@ -294,7 +314,7 @@ impl Parser<'_> {
             let message = "neither `\\` nor a control character may stand in a class; remove it";
             return Err(GlobError::new(at, member.len_utf8(), message));
         }
-        let mut ranges = Vec::new();
+        let mut class = Sequence::from(if members.len() < inner.len() { NOT } else { CLASS });
         let mut rest = members.chars();
         while let Some(low) = rest.next() {
             let mut ahead = rest.clone();
@@ -309,10 +329,11 @@ impl Parser<'_> {
                 let message = format!("the range `{low}-{high}` is backwards; write `{high}-{low}`");
                 return Err(GlobError::new(start, len, message));
             }
-            ranges.push((low, high));
+            class.extend([low, high]);
         }
         self.at += len;
-        Ok(Class { negated: members.len() < inner.len(), ranges })
+        class.push(END);
+        Ok(class)
     }
 
     fn peek(&self) -> Option<char> {
@@ -320,25 +341,20 @@ impl Parser<'_> {
     }
 }
 
-fn push_to_all(sequences: &mut [Sequence], token: &Token) {
+fn push_to_all(sequences: &mut [Sequence], tokens: &str) {
     for sequence in sequences {
-        push(sequence, token);
+        push(sequence, tokens);
     }
 }
 
-fn push(sequence: &mut Sequence, token: &Token) {
-    match (sequence.last_mut(), token) {
-        (Some(Token::Any), Token::Any) => {}
-        (Some(Token::Text(before)), Token::Text(text)) => before.push_str(text),
-        _ => sequence.push(token.clone()),
-    }
+fn push(sequence: &mut Sequence, tokens: &str) {
+    let repeated = sequence.ends_with(char::from(ANY)) && tokens.starts_with(char::from(ANY));
+    sequence.push_str(&tokens[usize::from(repeated)..]);
 }
 
 fn joined(front: &Sequence, back: &Sequence) -> Sequence {
     let mut sequence = front.clone();
-    for token in back {
-        push(&mut sequence, token);
-    }
+    push(&mut sequence, back);
     sequence
 }
 
@@ -438,6 +454,8 @@ mod tests {
         assert_eq!(needles("*-scan-{start,*}"), r#"[Words(["scan", "start"]), Words(["scan"])]"#);
         assert_eq!(needles("website-cert-*"), r#"[Words(["website", "cert"])]"#);
         assert_eq!(needles("a-?-long-*b"), r#"[Words(["a", "long"])]"#);
+        assert_eq!(needles("a[b-c]-d-[!-]-*e"), r#"[Words(["d"])]"#);
+        assert_eq!(needles("[a-b]?"), "[Nothing]");
         assert_eq!(needles("-a*-b-"), r#"[Words(["b"])]"#);
         assert_eq!(needles("*a-b[x]-long?c"), r#"[Within("-long")]"#);
         assert_eq!(needles("{a,b*,?,,a}"), r#"[Whole("a"), Within("b"), Nothing, Whole("")]"#);
