@@ -458,7 +458,8 @@ async fn the_most_urgent_that_waits_is_the_probe() {
     let before = world.receivers.got().len();
     world.pass(Duration::from_mins(1), STEP).await;
     let after = &world.receivers.got()[before..];
-    assert_eq!(after[0].id(), 777);
+    // One may have been claimed just before it came.
+    assert!(after[..2].iter().any(|got| got.id() == 777), "{:?}", after.iter().map(Got::id).collect::<Vec<_>>());
     let arrived: Vec<_> = after.iter().filter(|got| got.delivered()).map(Got::id).collect();
     assert_eq!(arrived.len(), 21);
     assert_eq!(arrived[0], 777);
