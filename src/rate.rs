@@ -141,11 +141,6 @@ impl Pacer {
         &self.windows
     }
 
-    /// Puts new limits on the same log, as after a reload.
-    pub fn set_windows(&mut self, windows: Vec<Window>) {
-        self.windows = windows;
-    }
-
     pub fn turn(&self, now: Timestamp) -> Turn {
         let mut room = usize::MAX;
         let mut free_at = now;
@@ -312,8 +307,7 @@ mod tests {
 
     #[test]
     fn tighter_limits_hold_for_what_was_already_sent() {
-        let mut pacer = Pacer::new(windows(&["3/10s"]), [at(-3_000), at(-2_000), at(-1_000)], at(0));
-        pacer.set_windows(windows(&["1/10s"]));
+        let pacer = Pacer::new(windows(&["1/10s"]), [at(-3_000), at(-2_000), at(-1_000)], at(0));
         assert_eq!(pacer.turn(at(0)), Turn::At(at(9_001)));
     }
 

@@ -18,10 +18,12 @@ mod audit;
 mod ballast;
 mod checksum;
 mod digest;
+mod fallback;
 mod files;
 mod inbox;
 mod lock;
 mod outbox;
+mod queue;
 mod reader;
 mod records;
 mod retention;
@@ -40,9 +42,10 @@ use tokio::sync::watch;
 pub use audit::{Audit, Check, Finding, Scope, Sums};
 pub use ballast::Room;
 pub use digest::{Closed, Gathered, NewBatch};
+pub use fallback::{Handed, Movable};
 pub use inbox::{Accepted, NewDelivery, NewEvent};
 pub use lock::{Holder, Lock};
-pub use outbox::{Claimed, Ended, Handed, Movable, Moved, Pacing, Settlement, Taken, Turn, What};
+pub use outbox::{Claimed, Ended, Moved, Pacing, Settlement, Taken, Turn, What};
 pub use reader::Reader;
 pub use records::{
     AttemptRow, DeadFilter, DeliveryRow, DeliveryStory, DestinationCounts, EventRow, LogFilter, LogRow, SUPPRESSED,

@@ -6,6 +6,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::queue::lanes;
 use super::work::Work;
 use super::{NewDelivery, Room, Store, StoreError, checksum, outbox};
 use crate::model::delivery::{Kind, LaneKey, State};
@@ -235,7 +236,7 @@ fn excess(db: &Connection, via: i64, keep: usize) -> rusqlite::Result<Vec<i64>> 
     let mut untried = db.prepare_cached("SELECT 1 FROM delivery WHERE id = ?1 AND kind = 0 AND tries = 0")?;
     let mut keep = keep;
     let mut found = Vec::new();
-    let lanes: Vec<_> = outbox::lanes(db, via)?.into_iter().filter(|lane| *lane >= foldable).collect();
+    let lanes: Vec<_> = lanes(db, via)?.into_iter().filter(|lane| *lane >= foldable).collect();
     for tier in lanes.chunk_by(|one, other| LaneKey::from_number(*one).tier() == LaneKey::from_number(*other).tier()) {
         let most = i64::try_from(keep.saturating_add(2 * FOLDED_AT_ONCE)).unwrap_or(i64::MAX);
         let mut rows: Vec<i64> = Vec::new();

@@ -2,7 +2,8 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::outbox::{self, timestamp};
+use super::outbox::timestamp;
+use super::queue::lanes;
 use super::work::Work;
 use super::{Reader, Store, StoreError};
 use crate::model::delivery::{Code, Kind, State};
@@ -549,7 +550,7 @@ fn counts(db: &Connection) -> rusqlite::Result<Vec<DestinationCounts>> {
 
 /// What kept back the delivery that is next: the answer to its last attempt. `None` if it has had none.
 fn waits_because(db: &Connection, via: i64) -> rusqlite::Result<Option<String>> {
-    let Some(first) = outbox::lanes(db, via)?.into_iter().next() else { return Ok(None) };
+    let Some(first) = lanes(db, via)?.into_iter().next() else { return Ok(None) };
     db.prepare_cached(NEXT_READY)?.query_row([via, first], |row| row.get(0)).optional().map(Option::flatten)
 }
 
@@ -564,7 +565,7 @@ const OLDEST_SENDING: &str = "SELECT min(id) FROM delivery INDEXED BY delivery_s
 fn oldest_owed(db: &Connection, via: i64) -> rusqlite::Result<Option<Timestamp>> {
     let mut ready = db.prepare_cached(OLDEST_READY)?;
     let mut oldest: Option<i64> = db.prepare_cached(OLDEST_SENDING)?.query_row([via], |row| row.get(0))?;
-    for lane in outbox::lanes(db, via)? {
+    for lane in lanes(db, via)? {
         let found: Option<i64> = ready.query_row([via, lane], |row| row.get(0))?;
         oldest = oldest.into_iter().chain(found).min();
     }

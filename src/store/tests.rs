@@ -564,8 +564,9 @@ async fn the_oldest_owed_is_told_whatever_its_severity_and_state() {
 async fn hot_queries_use_their_indexes() {
     let scene = Scene::new();
     let plans = scene.store.read(|db| {
-        outbox::HOT
+        queue::HOT
             .iter()
+            .chain(&super::fallback::HOT)
             .chain(&records::HOT)
             .map(|sql| {
                 let mut explain = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
