@@ -32,7 +32,7 @@ fn impatient() -> Clients {
 }
 
 fn message(content: Content) -> Message {
-    Message { id: DeliveryId::new("k3", 255), content }
+    Message { id: DeliveryId::new("k3", 255), content, thread: None }
 }
 
 fn json_message() -> Message {

@@ -158,5 +158,5 @@ fn message_of(
         .templates
         .render(channel, template, &context)
         .map_err(|error| Failure::new(exit::FINDINGS, format!("template {channel}/{template}: {error}")))?;
-    Ok(Message { id, content })
+    Ok(Message { id, content, thread: None })
 }

@@ -41,7 +41,7 @@ impl Attempt {
             Ok(context) => self.content(&context),
             Err(fault) => return fault,
         };
-        let message = Message { id, content };
+        let message = Message { id, content, thread: None };
         let report = match &self.settings.sender {
             // The receiver compares times with a clock of its own.
             Sender::Channel(notifier) => notifier.send(&message, self.shared.clock.wall()).await,

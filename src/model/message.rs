@@ -51,6 +51,9 @@ pub struct Message {
     /// The same on every attempt; goes out as `webhook-id`, as the mail's `Message-ID` and inside chat payloads.
     pub id: DeliveryId,
     pub content: Content,
+    /// What it belongs with: messages of one thread to one destination have the same opaque, stable text here. Channels
+    /// show no part of it; a mail names a hash.
+    pub thread: Option<String>,
 }
 
 /// The rendered body, in the only two shapes channels take.
