@@ -6,6 +6,7 @@
 
 mod batch;
 mod destinations;
+mod email;
 mod fallback;
 mod limits;
 mod listen;
