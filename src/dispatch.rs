@@ -114,7 +114,7 @@ impl Sender {
     pub fn slots(&self) -> usize {
         match self.channel() {
             Channel::Webhook => WEBHOOK_SLOTS,
-            Channel::Slack | Channel::Teams | Channel::Email => 1,
+            Channel::Slack | Channel::Teams | Channel::Email | Channel::Http(_) => 1,
         }
     }
 }

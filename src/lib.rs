@@ -31,6 +31,7 @@ pub mod model;
 pub mod backoff;
 pub mod catalogue;
 pub mod clock;
+pub mod preset;
 pub mod serve;
 pub mod telemetry;
 

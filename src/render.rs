@@ -209,6 +209,10 @@ impl Renderer {
                 webhook::fit(document).map_err(Fault::Limit)
             }),
             Channel::Email => self.mail(name, context),
+            Channel::Http(_) => {
+                let template = format!("{channel}/{name}");
+                Err(RenderError { template, place: Place::Whole, message: "there is no such template".to_owned() })
+            }
         }
     }
 
@@ -262,7 +266,7 @@ pub fn plain(channel: Channel, context: &Context) -> Content {
         Channel::Slack => Content::Json(slack::plain(context)),
         Channel::Teams => Content::Json(teams::plain(context)),
         Channel::Email => email::plain(context),
-        Channel::Webhook => Content::Json(webhook::plain(context)),
+        Channel::Webhook | Channel::Http(_) => Content::Json(webhook::plain(context)),
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// A module may import those of lower layers, never a neighbour. `main` may import what it likes.
 const LAYERS: [&[&str]; 8] = [
     &["model"],
-    &["backoff", "catalogue", "clock", "serve", "telemetry"],
+    &["backoff", "catalogue", "clock", "preset", "serve", "telemetry"],
     &["deliver", "rate", "render", "routing", "store"],
     &["admin", "dispatch", "intake"],
     &["source"],

@@ -1,7 +1,9 @@
 //! What a channel is asked to show: a message already rendered and escaped for that channel.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use super::DeliveryId;
 
@@ -12,9 +14,12 @@ pub enum Channel {
     Teams,
     Email,
     Webhook,
+    /// A service that is described by data alone.
+    Http(PresetName),
 }
 
 impl Channel {
+    /// Those with code of their own.
     pub const ALL: [Self; 4] = [Self::Slack, Self::Teams, Self::Email, Self::Webhook];
 
     pub const fn name(self) -> &'static str {
@@ -23,7 +28,32 @@ impl Channel {
             Self::Teams => "teams",
             Self::Email => "email",
             Self::Webhook => "webhook",
+            Self::Http(preset) => preset.0,
         }
+    }
+}
+
+/// What a description of a service is known by: `discord`; of one that a destination brings along, `http:` and the
+/// destination's name.
+///
+/// Cheap to copy, for each name is kept once and for ever: there are no more than were ever configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PresetName(&'static str);
+
+impl PresetName {
+    pub fn new(name: &str) -> Self {
+        static KEPT: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = kept.get(name) {
+            return Self(known);
+        }
+        let name: &'static str = Box::leak(name.into());
+        kept.insert(name);
+        Self(name)
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        self.0
     }
 }
 

@@ -34,6 +34,7 @@ fn fields(channel: Channel) -> &'static [&'static str] {
         Channel::Teams => &TEAMS,
         Channel::Email => &EMAIL,
         Channel::Webhook => &WEBHOOK,
+        Channel::Http(_) => Written::FIELDS,
     }
 }
 
@@ -168,6 +169,7 @@ impl Owner<'_, '_> {
             }
             Channel::Email => self.email(written).map(Settings::Email),
             Channel::Webhook => self.webhook(written, allow_http).map(Settings::Webhook),
+            Channel::Http(_) => None,
         }
     }
 

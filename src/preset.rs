@@ -1,0 +1,245 @@
+//! HTTP destinations as data: where a message is posted, in which form, and what each answer means.
+//!
+//! A [`Preset`] says all that the relay must know of a service to post to it: the request, where in the body values of
+//! events may stand and how they are written there, the smallest message, what success looks like, and a table of
+//! answers. Those that are compiled in are the files `templates/NAME/preset.yaml`; a destination of `type: http` has one of
+//! its own, written with the same fields. No code belongs to any single service.
+//!
+//! This module only knows what such a file says. `render` makes bodies by it, `deliver` posts them and reads the answers.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Those that are compiled in, in alphabetical order: name and file.
+const BUILT_IN: [(&str, &str); 1] = [("discord", include_str!("../templates/discord/preset.yaml"))];
+
+/// The names of those that are compiled in, as `type:` may say.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    BUILT_IN.into_iter().map(|(name, _)| name)
+}
+
+/// One of those that are compiled in.
+pub fn find(name: &str) -> Option<Arc<Preset>> {
+    static ALL: LazyLock<BTreeMap<&'static str, Arc<Preset>>> = LazyLock::new(|| {
+        #[expect(clippy::expect_used, reason = "compiled-in data that every test run reads")]
+        let read =
+            |(name, text)| (name, Arc::new(serde_saphyr::from_str(text).expect("a compiled-in preset is readable")));
+        BUILT_IN.into_iter().map(read).collect()
+    });
+    ALL.get(name).cloned()
+}
+
+/// All that is known of one service. Field names are those of the file.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preset {
+    /// For people: `Discord: incoming webhook`.
+    pub about: String,
+    /// Where the service documents what stands here.
+    #[serde(default)]
+    pub docs: Option<String>,
+    /// What a destination must or may say: `url`, `token`, `topic`. `request` names them as `{url}`.
+    #[serde(default)]
+    pub settings: BTreeMap<String, Setting>,
+    pub request: Request,
+    /// Where in the body values may stand: JSON pointers, in which `*` stands for any one step. Nowhere else.
+    #[serde(default)]
+    pub values: BTreeMap<String, Place>,
+    /// The smallest message: the body as it is, with `{{text}}` in one string, or more, for the lines to be told.
+    pub plain: Value,
+    /// The body of one event, a handlebars template. Of those compiled in: the file `default.hbs` beside.
+    #[serde(default)]
+    pub body: Option<String>,
+    /// The same for several events in one message. Where it is left out: `plain`.
+    #[serde(default)]
+    pub digest: Option<String>,
+    /// The same for news of the relay. Where it is left out: `plain`.
+    #[serde(default)]
+    pub notice: Option<String>,
+    /// What an answer must be for the message to count as delivered.
+    pub delivered: Delivered,
+    /// Where in a JSON answer the service gives its own word for a refusal: `/error`.
+    #[serde(default)]
+    pub word: Option<String>,
+    /// Where an answer says for how long to wait; the first that is there counts. `Retry-After` always does.
+    #[serde(default)]
+    pub wait: Vec<Wait>,
+    /// What other answers mean, read from the top. What fits none is judged by its status, as for any HTTP destination.
+    #[serde(default)]
+    pub answers: Vec<Answer>,
+    /// Used where a destination names no `limit`: `1/1s`.
+    #[serde(default)]
+    pub limit: Vec<String>,
+    /// The most that the service takes as a body, in bytes.
+    #[serde(default = "bytes_max")]
+    pub bytes_max: usize,
+    /// Whether the service knows a repeat by the delivery's id and drops it.
+    #[serde(default)]
+    pub knows_repeats: bool,
+}
+
+/// What a body may have at most where the file says nothing, in bytes.
+const fn bytes_max() -> usize {
+    256 * 1024
+}
+
+/// One thing that a destination says of itself.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Setting {
+    pub is: Kind,
+    /// Used where a destination leaves it out; without one it must be there.
+    #[serde(default)]
+    pub default: Option<String>,
+    /// What people are told to write: `{ env: DISCORD_URL }`.
+    pub example: String,
+}
+
+/// What a setting is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A secret: a token, a key.
+    Secret,
+    /// A URL; kept as a secret, for it may be one.
+    Url,
+    /// Anything else; may be shown.
+    Text,
+}
+
+/// How a message is posted.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    #[serde(default)]
+    pub method: Method,
+    /// `https://api.example.org/{topic}`; a setting that stands behind the host is written percent-encoded.
+    pub url: String,
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// `user:password`, as HTTP's Basic scheme.
+    #[serde(default)]
+    pub basic: Option<String>,
+    #[serde(default)]
+    pub encode: Encoding,
+    /// Members added to the body just before it leaves, such as keys, that `render` must not show.
+    #[serde(default)]
+    pub add: BTreeMap<String, Value>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum Method {
+    #[default]
+    #[serde(rename = "POST")]
+    Post,
+    #[serde(rename = "PUT")]
+    Put,
+    #[serde(rename = "PATCH")]
+    Patch,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    #[default]
+    Json,
+    /// `application/x-www-form-urlencoded`: the body is one object, its members are written as texts.
+    Form,
+}
+
+/// How values are written in one place of the body.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    #[serde(rename = "as")]
+    pub manner: Manner,
+    /// The most that the service takes there, in characters; what is longer is cut and ends in `…`.
+    #[serde(default)]
+    pub max: Option<usize>,
+    /// The same in bytes.
+    #[serde(default)]
+    pub bytes: Option<usize>,
+}
+
+/// The markup that is understood in a place, and so what has to be kept from meaning anything there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Manner {
+    /// None: shown as it stands.
+    Text,
+    /// Read by machines, not shown: only JSON must hold.
+    Data,
+    /// Nothing but `{{link.url}}` or `{{runbook}}`, alone.
+    Link,
+    /// A short word such as a colour or an id: letters, digits and `_ . # -`.
+    Token,
+    /// Discord's Markdown.
+    Discord,
+    /// The text of a Google Chat message: `*bold*`, `<url|label>`, `<users/all>`.
+    GoogleChat,
+    /// The text of a Google Chat card: some HTML.
+    GoogleCard,
+    /// Markdown, and `@name` calls people: Mattermost.
+    Mattermost,
+    /// The same in Rocket.Chat.
+    RocketChat,
+    /// Zulip's Markdown.
+    Zulip,
+    /// Telegram's HTML.
+    TelegramHtml,
+}
+
+/// What an answer must be: of one of these statuses, and as the body is asked to be.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delivered {
+    pub status: Vec<u16>,
+    /// The whole body, but for space around it: `ok`.
+    #[serde(default)]
+    pub body: Option<String>,
+    /// JSON pointers and what must stand there; null asks only that there is something.
+    #[serde(default)]
+    pub json: BTreeMap<String, Value>,
+}
+
+/// Where an answer says for how long to wait. Exactly one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub enum Wait {
+    /// A header of seconds, or an HTTP date.
+    Header(String),
+    /// A header of the second since 1970 at which the wait ends.
+    EpochHeader(String),
+    /// A JSON pointer to seconds, whole or not.
+    Json(String),
+}
+
+/// One line of the table: fits when all that it names does.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answer {
+    #[serde(default)]
+    pub status: Vec<u16>,
+    /// The service's words; `quota_*` stands for all that begin so.
+    #[serde(default)]
+    pub word: Vec<String>,
+    pub means: Meaning,
+    pub why: String,
+    #[serde(default)]
+    pub source: Option<String>,
+}
+
+/// What an answer means; see [`Outcome`](crate::model::Outcome).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Meaning {
+    Delivered,
+    Throttled,
+    Transient,
+    Ambiguous,
+    RefusedContent,
+    RefusedDestination,
+}
