@@ -10,6 +10,7 @@
 pub mod contract;
 pub mod email;
 pub mod http;
+pub mod preset;
 pub mod slack;
 pub mod teams;
 pub mod webhook;
@@ -27,6 +28,7 @@ pub enum Settings {
     Teams(teams::Settings),
     Email(email::Settings),
     Webhook(webhook::Settings),
+    Http(preset::Settings),
 }
 
 impl Settings {
@@ -36,6 +38,7 @@ impl Settings {
             Self::Teams(_) => Channel::Teams,
             Self::Email(_) => Channel::Email,
             Self::Webhook(_) => Channel::Webhook,
+            Self::Http(settings) => Channel::Http(settings.name),
         }
     }
 
@@ -46,8 +49,8 @@ impl Settings {
             (Self::Slack(slack::Settings::Webhook { .. }), _) => slack::payload(content, None),
             (Self::Slack(slack::Settings::Bot { channel, .. }), _) => slack::payload(content, Some(channel)),
             (Self::Teams(_), _) => teams::envelope(content),
-            (Self::Webhook(_), Content::Json(body)) => Some(body.clone()),
-            (Self::Webhook(_), Content::Mail { .. }) | (Self::Email(_), _) => None,
+            (Self::Webhook(_) | Self::Http(_), Content::Json(body)) => Some(body.clone()),
+            (Self::Webhook(_) | Self::Http(_), Content::Mail { .. }) | (Self::Email(_), _) => None,
         }
     }
 }
@@ -59,6 +62,7 @@ pub enum Notifier {
     Teams(teams::Teams),
     Email(Box<email::Email>),
     Webhook(webhook::Webhook),
+    Http(Box<preset::Http>),
 }
 
 impl Notifier {
@@ -69,6 +73,7 @@ impl Notifier {
             Settings::Teams(settings) => Self::Teams(teams::Teams::new(settings, clients)?),
             Settings::Email(settings) => Self::Email(Box::new(email::Email::new(settings, clients.timeouts())?)),
             Settings::Webhook(settings) => Self::Webhook(webhook::Webhook::new(settings, clients)?),
+            Settings::Http(settings) => Self::Http(Box::new(preset::Http::new(settings, clients)?)),
         })
     }
 
@@ -78,6 +83,7 @@ impl Notifier {
             Self::Teams(_) => Channel::Teams,
             Self::Email(_) => Channel::Email,
             Self::Webhook(_) => Channel::Webhook,
+            Self::Http(http) => http.channel(),
         }
     }
 
@@ -90,6 +96,7 @@ impl Notifier {
             Self::Teams(teams) => teams.send(message, now).await,
             Self::Email(email) => email.send(message, now).await,
             Self::Webhook(webhook) => webhook.send(message, now).await,
+            Self::Http(http) => http.send(message, now).await,
         }
     }
 }

@@ -26,7 +26,7 @@ pub use delivery::{DeliveryId, Outcome, Report};
 pub use event::{Event, EventId};
 pub use health::{Condition, Health};
 pub use key::EventKey;
-pub use message::{Channel, Content, Message};
+pub use message::{Channel, Content, Message, PresetName};
 pub use name::{DestinationName, LimitName, RuleName, SourceName};
 pub use policy::{Fallback, Overflow, Retention};
 pub use secret::Secret;

@@ -81,6 +81,107 @@ pub struct Preset {
     pub knows_repeats: bool,
 }
 
+/// What a setting may be called: fields of a destination. `url` and `token` are the usual ones.
+pub const SETTINGS: [&str; 10] =
+    ["url", "token", "api_key", "routing_key", "server", "chat_id", "topic", "stream", "user", "email"];
+
+impl Preset {
+    /// What is wrong with it beyond its shape, each in a sentence; nothing is, of those compiled in.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut fault = |wrong: bool, what: String| {
+            if wrong {
+                faults.push(what);
+            }
+        };
+        for name in self.settings.keys() {
+            let known = || SETTINGS.map(|name| format!("`{name}`")).join(", ");
+            fault(
+                !SETTINGS.contains(&name.as_str()),
+                format!("a setting cannot be called `{name}`, only one of {}", known()),
+            );
+            fault(!self.named().contains(&name.as_str()), format!("`request` does not use the setting `{name}`"));
+        }
+        for name in self.named() {
+            fault(
+                !self.settings.contains_key(name),
+                format!("`request` uses `{{{name}}}`, which is not among `settings`"),
+            );
+        }
+        let url = &self.request.url;
+        let from_setting = next_setting(url).is_some_and(|(before, name, _)| {
+            before.is_empty() && self.settings.get(name).is_some_and(|setting| setting.is == Kind::Url)
+        });
+        let fixed = url.starts_with("https://") || url.starts_with("http://");
+        fault(
+            !fixed && !from_setting,
+            "`request.url` begins neither with `https://` nor with a setting that is a `url`".to_owned(),
+        );
+        let pointers = self.values.keys().chain(&self.word).chain(self.delivered.json.keys());
+        let pointers = pointers.chain(self.wait.iter().filter_map(|wait| match wait {
+            Wait::Json(pointer) => Some(pointer),
+            Wait::Header(_) | Wait::EpochHeader(_) => None,
+        }));
+        for pointer in pointers {
+            fault(!pointer.starts_with('/'), format!("`{pointer}` is no JSON pointer, it must begin with `/`"));
+        }
+        let statuses = self.delivered.status.iter().chain(self.answers.iter().flat_map(|answer| &answer.status));
+        for status in statuses {
+            fault(!(200..=599).contains(status), format!("an answer cannot have the status {status}"));
+        }
+        fault(
+            self.delivered.status.iter().any(|status| !(200..300).contains(status)),
+            "only a status from 200 to 299 can mean `delivered`".to_owned(),
+        );
+        fault(self.delivered.status.is_empty(), "`delivered.status` is empty: no answer would ever do".to_owned());
+        fault(
+            self.answers.iter().any(|answer| answer.status.is_empty() && answer.word.is_empty()),
+            "a line of `answers` names neither a `status` nor a `word`".to_owned(),
+        );
+        fault(
+            self.word.is_none() && self.answers.iter().any(|answer| !answer.word.is_empty()),
+            "`answers` names words, but `word` does not say where they stand".to_owned(),
+        );
+        fault(!self.plain.is_object(), "`plain` is not a table".to_owned());
+        fault(
+            !self.plain.to_string().contains("{{text}}"),
+            "`plain` has no `{{text}}`: it would say nothing".to_owned(),
+        );
+        faults
+    }
+
+    /// The settings that the request names.
+    fn named(&self) -> Vec<&str> {
+        fn within(value: &Value) -> Vec<&str> {
+            match value {
+                Value::String(text) => settings_in(text).collect(),
+                Value::Array(items) => items.iter().flat_map(within).collect(),
+                Value::Object(members) => members.values().flat_map(within).collect(),
+                _ => Vec::new(),
+            }
+        }
+        let request = &self.request;
+        let texts = [&request.url].into_iter().chain(request.headers.values()).chain(&request.basic);
+        texts.flat_map(|text| settings_in(text)).chain(request.add.values().flat_map(within)).collect()
+    }
+}
+
+fn settings_in(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (_, name, after) = next_setting(rest)?;
+        rest = after;
+        Some(name)
+    })
+}
+
+/// Splits at the first `{name}`: what stands before it, the name, what stands behind.
+pub fn next_setting(text: &str) -> Option<(&str, &str, &str)> {
+    let (before, rest) = text.split_once('{')?;
+    let (name, after) = rest.split_once('}')?;
+    Some((before, name, after))
+}
+
 /// What a body may have at most where the file says nothing, in bytes.
 const fn bytes_max() -> usize {
     256 * 1024
@@ -242,4 +343,47 @@ pub enum Meaning {
     Ambiguous,
     RefusedContent,
     RefusedDestination,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_compiled_in_are_in_order() {
+        let mut names: Vec<_> = names().collect();
+        for name in &names {
+            let preset = find(name).unwrap();
+            assert_eq!(preset.faults(), [""; 0], "{name}");
+            assert!(preset.docs.is_some() && !preset.limit.is_empty(), "{name}");
+        }
+        assert!(names.is_sorted());
+        names.dedup();
+        assert_eq!(names.len(), BUILT_IN.len());
+        assert!(find("dscord").is_none());
+    }
+
+    #[test]
+    fn faults_are_told() {
+        let read = |text: &str| serde_saphyr::from_str::<Preset>(text).unwrap().faults();
+        let good = "{ about: x, request: { url: 'https://example.org/' }, plain: { t: '{{text}}' }, delivered: { status: [200] } }";
+        assert_eq!(read(good), [""; 0]);
+        let cases = [
+            ("https://example.org/", "ftp://example.org/", "`request.url` begins neither"),
+            ("https://example.org/", "https://example.org/{topic}", "`request` uses `{topic}`"),
+            ("about: x", "about: x, settings: { key: { is: secret, example: x } }", "a setting cannot be called `key`"),
+            ("about: x", "about: x, settings: { token: { is: secret, example: x } }", "`request` does not use"),
+            ("about: x", "about: x, values: { text: { as: text } }", "`text` is no JSON pointer"),
+            ("{{text}}", "text", "`plain` has no `{{text}}`"),
+            ("[200]", "[]", "`delivered.status` is empty"),
+            ("[200]", "[404]", "only a status from 200 to 299"),
+            ("[200]", "[20]", "an answer cannot have the status 20"),
+            ("about: x", "about: x, answers: [{ means: transient, why: x }]", "a line of `answers` names neither"),
+            ("about: x", "about: x, answers: [{ word: [x], means: transient, why: x }]", "`answers` names words"),
+        ];
+        for (from, to, expected) in cases {
+            let faults = read(&good.replace(from, to));
+            assert!(faults.iter().any(|fault| fault.starts_with(expected)), "{to}: {faults:?}");
+        }
+    }
 }

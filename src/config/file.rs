@@ -8,6 +8,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use crate::preset::Preset;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 /// Where in the text, in bytes. `None` where the parser cannot say (inside some merges).
@@ -217,12 +218,41 @@ table! {
         "from" => from: String,
         "to" => to: Many,
         "secret" => secret: Written,
+        "api_key" => api_key: Written,
+        "routing_key" => routing_key: Written,
+        "server" => server: Written,
+        "chat_id" => chat_id: Written,
+        "topic" => topic: Written,
+        "stream" => stream: Written,
+        "user" => user: Written,
+        "email" => email: Written,
+        "preset" => preset: Preset,
         "limit" => limit: Many,
         "over_limit" => over_limit: String,
         "digest_after" => digest_after: String,
         "fallback" => fallback: Fallback,
         "template" => template: String,
         "allow_http" => allow_http: bool,
+    }
+}
+
+impl Destination {
+    /// What a preset may call a setting; see [`preset::SETTINGS`](crate::preset::SETTINGS).
+    pub fn setting(&self, name: &str) -> Option<&Field<Written>> {
+        let field = match name {
+            "url" => &self.url,
+            "token" => &self.token,
+            "api_key" => &self.api_key,
+            "routing_key" => &self.routing_key,
+            "server" => &self.server,
+            "chat_id" => &self.chat_id,
+            "topic" => &self.topic,
+            "stream" => &self.stream,
+            "user" => &self.user,
+            "email" => &self.email,
+            _ => return None,
+        };
+        field.as_ref()
     }
 }
 

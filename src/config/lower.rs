@@ -10,6 +10,7 @@ mod email;
 mod fallback;
 mod limits;
 mod listen;
+mod presets;
 mod rules;
 mod sources;
 

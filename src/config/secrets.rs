@@ -168,8 +168,9 @@ pub fn literals(file: &File, text: &str) -> Vec<Span> {
     let destinations = file.destinations.iter().flat_map(|destinations| &destinations.value.0);
     for destination in destinations.filter_map(|(_, destination)| destination.as_ref()) {
         let destination = &destination.value;
-        for field in [&destination.url, &destination.token, &destination.secret] {
-            written(field.as_ref(), &mut spans);
+        written(destination.secret.as_ref(), &mut spans);
+        for name in ["url", "token", "api_key", "routing_key", "server"] {
+            written(destination.setting(name), &mut spans);
         }
         spans.extend(stray_values(&destination.strays));
         if let Some(fallback) = &destination.fallback {

@@ -5,16 +5,18 @@
 //! here what all HTTP channels share.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::http::{self, Answer};
 use super::{email, slack, teams, webhook};
 use crate::model::Outcome;
+use crate::preset::{self, Preset};
 
 /// One channel's contract, for people.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Contract {
     /// As a heading: `Slack: incoming webhook`.
-    pub title: &'static str,
+    pub title: String,
     pub lines: Vec<Line>,
 }
 
@@ -31,16 +33,20 @@ pub struct Line {
 
 /// Every contract, in the order of `docs/CHANNELS.md`.
 pub fn all() -> Vec<Contract> {
-    let http = |title, parts: Parts| Contract { title, lines: parts.iter().copied().flat_map(lines).collect() };
-    vec![
+    let own = |title: &str, lines| Contract { title: title.to_owned(), lines };
+    let http = |title, parts: Parts| own(title, parts.iter().copied().flat_map(lines).collect());
+    let of_data = |preset: Arc<Preset>| own(&preset.about, super::preset::lines(&preset));
+    let mut all = vec![
         http("Slack: incoming webhook", slack::WEBHOOK),
         http("Slack: bot", slack::BOT),
         http("Teams: workflow", teams::WORKFLOW),
         http("Signed webhook", webhook::WEBHOOK),
-        Contract { title: "No answer over HTTP", lines: lines(http::FAULTS).collect() },
-        Contract { title: "Email: replies", lines: lines(email::reply::REPLIES).collect() },
-        Contract { title: "Email: no reply", lines: lines(email::reply::FAULTS).collect() },
-    ]
+        own("No answer over HTTP", lines(http::FAULTS).collect()),
+        own("Email: replies", lines(email::reply::REPLIES).collect()),
+        own("Email: no reply", lines(email::reply::FAULTS).collect()),
+    ];
+    all.extend(preset::names().filter_map(preset::find).map(of_data));
+    all
 }
 
 /// One line as the program reads it; `seen` both decides and tells.
@@ -53,7 +59,7 @@ pub(super) struct Row<S> {
     pub(super) source: &'static str,
 }
 
-fn lines<S: fmt::Display>(rows: &'static [Row<S>]) -> impl Iterator<Item = Line> {
+pub(super) fn lines<S: fmt::Display>(rows: &'static [Row<S>]) -> impl Iterator<Item = Line> {
     rows.iter().map(|row| Line {
         seen: row.seen.to_string(),
         outcome: row.outcome.clone(),
@@ -268,7 +274,7 @@ mod tests {
             whole: bool,
             wait in proptest::option::of(0u64..=u64::from(u32::MAX)),
         ) {
-            let answer = Answer { status, retry_after: wait.map(Duration::from_secs), body, whole };
+            let answer = Answer { status, retry_after: wait.map(Duration::from_secs), body, whole, ..Answer::default() };
             for judge in [slack::judge_webhook, slack::judge_bot, teams::judge, webhook::judge] {
                 let report = judge(&answer);
                 prop_assert_eq!(report.status, Some(status));

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Response, Url};
+use reqwest::{Client, Method, Response, Url};
 
 use super::BuildError;
 use super::contract::Row;
@@ -162,13 +162,25 @@ impl Endpoint {
 
     /// Posts `body`; an error is the report of an attempt without an answer.
     pub(super) async fn post(&self, headers: HeaderMap, body: Vec<u8>, now: Timestamp) -> Result<Answer, Report> {
-        let request = self.client.post(self.url.clone()).headers(headers).body(body);
-        let response = request.send().await.map_err(unanswered)?;
+        self.send(Method::POST, headers, body, now).await
+    }
+
+    /// The same by another method.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        headers: HeaderMap,
+        body: Vec<u8>,
+        now: Timestamp,
+    ) -> Result<Answer, Report> {
+        let request = self.client.request(method, self.url.clone()).headers(headers).body(body);
+        let mut response = request.send().await.map_err(unanswered)?;
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry_after = retry_after.and_then(|value| parse_retry_after(value, now));
         let status = response.status().as_u16();
+        let headers = std::mem::take(response.headers_mut());
         let (body, whole) = read_capped(response).await;
-        Ok(Answer { status, retry_after, body, whole })
+        Ok(Answer { status, retry_after, headers, body, whole })
     }
 }
 
@@ -188,6 +200,7 @@ pub(super) fn json_headers() -> HeaderMap {
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) retry_after: Option<Duration>,
+    pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
     /// Whether `body` is all of it: neither cut by us nor lost on the way.
     pub(super) whole: bool,

@@ -297,7 +297,7 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, body: &str) -> Answer {
-        Answer { status, body: body.into(), whole: true, retry_after: None }
+        Answer { status, body: body.into(), whole: true, ..Answer::default() }
     }
 
     #[test]

@@ -31,6 +31,12 @@ impl Channel {
             Self::Http(preset) => preset.0,
         }
     }
+
+    /// What `type:` says of such a destination.
+    pub fn kind(self) -> &'static str {
+        let name = self.name();
+        name.split_once(':').map_or(name, |(kind, _)| kind)
+    }
 }
 
 /// What a description of a service is known by: `discord`; of one that a destination brings along, `http:` and the

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::limits::SharedLimits;
-use super::{Checker, Value, listed, secret_place};
+use super::{Checker, Value, listed, presets, secret_place};
 use crate::config::Destination;
 use crate::config::file::{At, Destination as Written, Field, File, Sp, Written as WrittenSecret};
 use crate::config::problem::{Problem, quoted};
@@ -28,13 +28,13 @@ const EMAIL: [&str; 9] = ["type", "smtp", "from", "to", "limit", "over_limit", "
 const WEBHOOK: [&str; 9] =
     ["type", "url", "secret", "limit", "over_limit", "digest_after", "fallback", "template", "allow_http"];
 
-fn fields(channel: Channel) -> &'static [&'static str] {
+fn fields(channel: Channel, written: &Written) -> Vec<&'static str> {
     match channel {
-        Channel::Slack => &SLACK,
-        Channel::Teams => &TEAMS,
-        Channel::Email => &EMAIL,
-        Channel::Webhook => &WEBHOOK,
-        Channel::Http(_) => Written::FIELDS,
+        Channel::Slack => SLACK.to_vec(),
+        Channel::Teams => TEAMS.to_vec(),
+        Channel::Email => EMAIL.to_vec(),
+        Channel::Webhook => WEBHOOK.to_vec(),
+        Channel::Http(_) => presets::fields(written),
     }
 }
 
@@ -83,7 +83,8 @@ impl Checker<'_> {
         let entries = entries.unwrap_or_default();
         let mut defined = BTreeMap::new();
         for (name, written) in &entries {
-            let channel = written.value.kind.as_ref().and_then(|kind| kind.value.parse().ok());
+            let kind = written.value.kind.as_ref();
+            let channel = kind.and_then(|kind| presets::channel(&kind.value, &name.value));
             let settings = self.destination(name, written, limits, templates);
             defined.insert(name.value.as_str().into(), One { at: name.at, channel, settings });
         }
@@ -101,24 +102,27 @@ impl Checker<'_> {
     ) -> Option<Destination> {
         let written = &written.value;
         let table = format!("the destination {}", quoted(&name.value));
-        let channel = written.kind.as_ref().and_then(|kind| kind.value.parse().ok());
-        self.strays(&written.strays, &table, channel.map_or(Written::FIELDS, fields));
-        let types = Channel::ALL.map(Channel::name);
+        let channel = written.kind.as_ref().and_then(|kind| presets::channel(&kind.value, &name.value));
+        let fields = channel.map_or_else(|| Written::FIELDS.to_vec(), |channel| fields(channel, written));
+        self.strays(&written.strays, &table, &fields);
+        let types = presets::types();
         let Some(kind) = &written.kind else {
             self.missing_field(&table, "type", name.at, &format!("`type:` and one of {}", listed(&types)));
             return None;
         };
-        let Ok(channel) = kind.value.parse::<Channel>() else {
+        let Some(channel) = channel else {
             self.unknown_type(kind, "destination", &types);
             return None;
         };
+        self.own_preset(name, written);
         let limit = written.limit.as_ref().map(|field| self.limit(field, limits));
-        let (limits, shared_limits) = limit.unwrap_or_default();
+        let usual = || presets::of(written).map(|preset| (presets::limits(&preset), Vec::new()));
+        let (limits, shared_limits) = limit.or_else(usual).unwrap_or_default();
         let overflow = self.overflow(written);
         if let (Some(template), Some(templates)) = (&written.template, templates) {
             self.template(template, channel, templates, None);
         }
-        let owner = Owner { checker: self, name, table: &table, kind: channel.name() };
+        let owner = Owner { checker: self, name, table: &table, kind: channel.kind() };
         let settings = owner.settings(channel, written)?;
         let template = written.template.as_ref().map(|field| field.value.clone());
         // Fallbacks follow, once all destinations are known.
@@ -153,12 +157,14 @@ pub(super) struct Owner<'c, 'a> {
 impl Owner<'_, '_> {
     fn settings(mut self, channel: Channel, written: &Written) -> Option<Settings> {
         let article = if channel == Channel::Email { "an" } else { "a" };
-        let this = format!("{article} {channel} destination");
-        self.checker.misplaced(&written.present(), fields(channel), &this, |field| match field {
+        let this = format!("{article} {} destination", channel.kind());
+        self.checker.misplaced(&written.present(), &fields(channel, written), &this, |field| match field {
             "smtp" | "from" | "to" => "email destinations",
             "secret" => "webhook destinations",
             "token" | "channel" => "slack destinations",
-            _ => "slack, teams and webhook destinations",
+            "preset" => "http destinations",
+            "url" | "allow_http" => "destinations that are posted to",
+            _ => "other types of destination",
         });
         let allow_http = written.allow_http.as_ref().is_some_and(|field| field.value);
         match channel {
@@ -169,7 +175,7 @@ impl Owner<'_, '_> {
             }
             Channel::Email => self.email(written).map(Settings::Email),
             Channel::Webhook => self.webhook(written, allow_http).map(Settings::Webhook),
-            Channel::Http(_) => None,
+            Channel::Http(name) => self.service(name, written, allow_http).map(Settings::Http),
         }
     }
 
@@ -182,7 +188,7 @@ impl Owner<'_, '_> {
         self.checker.missing_field(self.table, field, self.name.at, example);
     }
 
-    fn url(
+    pub(super) fn url(
         &mut self,
         field: Option<&Field<WrittenSecret>>,
         allow_http: bool,

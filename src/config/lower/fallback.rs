@@ -110,6 +110,7 @@ fn is_local(settings: &Settings) -> bool {
         Settings::Slack(slack::Settings::Webhook { url }) => is_local_url(url.expose()),
         Settings::Teams(settings) => is_local_url(settings.url.expose()),
         Settings::Webhook(settings) => is_local_url(settings.url.expose()),
+        Settings::Http(settings) => is_local_url(&settings.url()),
         Settings::Email(settings) if settings.host.contains(':') => {
             http::is_to_loopback(&format!("http://[{}]", settings.host))
         }
@@ -118,5 +119,5 @@ fn is_local(settings: &Settings) -> bool {
 }
 
 fn is_local_url(url: &str) -> bool {
-    url == super::destinations::STAND_IN_URL || http::is_to_loopback(url)
+    url.starts_with(super::destinations::STAND_IN_URL.trim_end_matches('/')) || http::is_to_loopback(url)
 }
