@@ -10,7 +10,7 @@ use halo_relay::model::delivery::Code;
 use halo_relay::model::{
     Channel, Content, DeliveryId, DestinationName, Event, EventKey, RuleName, Severity, Timestamp,
 };
-use halo_relay::render::{Circumstances, Context, DEFAULT, Renderer, plain};
+use halo_relay::render::{Audience, Circumstances, Context, DEFAULT, Renderer, plain};
 use serde_json::{Map, json};
 
 fn main() {
@@ -63,6 +63,7 @@ fn with_context(event: &Event, render: impl FnOnce(&Context) -> Content) -> Cont
             rule: &RuleName::from("certificates"),
             runbook: Some("https://wiki.example.org/runbooks/certificates"),
             destination: &DestinationName::from("sec-slack"),
+            audience: Audience::anyone(),
             may_repeat: false,
             test: false,
             received,

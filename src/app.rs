@@ -197,6 +197,7 @@ impl App {
                 template: destination.template,
                 rules: Arc::clone(&rules),
                 renderer: Arc::clone(&renderer),
+                audience: destination.audience,
             };
             lanes.insert(name, lane);
         }

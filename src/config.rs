@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 
 use crate::model::{DestinationName, Fallback, LimitName, Overflow, Retention};
 use crate::rate::Window;
-use crate::render::Renderer;
+use crate::render::{Audience, Renderer};
 use crate::routing::RuleSet;
 use crate::{deliver, source};
 
@@ -69,6 +69,7 @@ pub struct Destination {
     pub fallback: Option<Fallback>,
     /// The template for rules that name none; `None`: `default`.
     pub template: Option<String>,
+    pub audience: Audience,
 }
 
 /// Where the admin pages are served: loopback or a Unix socket, never the network.

@@ -39,7 +39,7 @@ use crate::clock::Clock;
 use crate::deliver::Notifier;
 use crate::model::{Channel, Content, DestinationName, Fallback, LimitName, Message, Outcome, Overflow, Report};
 use crate::rate::{Pacer, Window};
-use crate::render::Renderer;
+use crate::render::{Audience, Renderer};
 use crate::routing::RuleSet;
 use crate::store::{Store, StoreError, Subscription};
 use crate::telemetry::Metrics;
@@ -58,6 +58,8 @@ pub struct LaneSettings {
     pub template: Option<String>,
     pub rules: Arc<RuleSet>,
     pub renderer: Arc<Renderer>,
+    /// Who reads what it gets.
+    pub audience: Audience,
 }
 
 /// A lane's settings, with the limits that they name.

@@ -21,6 +21,7 @@ pub mod policy;
 pub mod secret;
 pub mod severity;
 pub mod time;
+pub mod zone;
 
 pub use delivery::{DeliveryId, Outcome, Report};
 pub use event::{Event, EventId};
@@ -32,3 +33,4 @@ pub use policy::{Fallback, Overflow, Retention};
 pub use secret::Secret;
 pub use severity::Severity;
 pub use time::Timestamp;
+pub use zone::Zone;

@@ -16,6 +16,7 @@
 //! Templates are files `CHANNEL/NAME.hbs`; for email `email/NAME.subject.hbs`, `.text.hbs` and `.html.hbs`, of which missing
 //! ones are taken from `default` (an empty HTML part means none). Files whose names begin with `_` are partials.
 
+mod audience;
 mod context;
 mod digest;
 mod email;
@@ -23,11 +24,13 @@ mod helpers;
 mod html;
 mod notice;
 mod quick;
+mod samples;
 mod slack;
 mod taint;
 mod teams;
 mod template;
 mod text;
+mod time;
 mod webhook;
 
 #[cfg(test)]
@@ -45,11 +48,13 @@ use std::path::{Path, PathBuf};
 use handlebars::{Handlebars, Template};
 use serde_json::{Value, json};
 
+pub use self::audience::{Audience, BadHost, HostPattern, Hosts};
 pub use self::context::{Circumstances, Context, Detour, is_runbook_url};
 use self::context::{Shape, event_without_body};
 pub use self::digest::{Digest, DigestCount, DigestKind};
 pub use self::notice::Notice;
 use self::quick::{Program, Scope};
+pub use self::samples::Tried;
 use self::template::{Facts, Finding};
 use crate::model::{Channel, Content};
 
@@ -370,6 +375,8 @@ struct Templates {
     registry: Handlebars<'static>,
     /// What is known of each.
     read: BTreeMap<String, Facts>,
+    /// Files of the user's, as they are written.
+    own: BTreeMap<String, Source>,
     /// Of those that need no handlebars.
     programs: BTreeMap<String, Program>,
 }
@@ -384,7 +391,7 @@ impl Templates {
             format.escape()(value, &mut text);
             text
         });
-        helpers::register(&mut registry, format == Format::Webhook);
+        helpers::register(&mut registry, format);
         let mut errors = Vec::new();
         let mut parsed: BTreeMap<String, Template> = BTreeMap::new();
         for (name, source) in sources {
@@ -409,8 +416,7 @@ impl Templates {
         // A partial is read where it is included: only there is known what its names stand for.
         for name in parsed.keys().filter(|name| !is_partial(name)) {
             let context = &contexts[shape_of(name) as usize];
-            let (facts, found) =
-                template::read(name, &parsed, context, format == Format::Html, format == Format::Webhook);
+            let (facts, found) = template::read(name, &parsed, context, format);
             read.insert(name.clone(), facts);
             findings.extend(found);
         }
@@ -419,7 +425,9 @@ impl Templates {
             .iter()
             .filter_map(|(name, template)| Some((name.clone(), quick::read(template, &parsed)?)))
             .collect();
-        if errors.is_empty() { Ok(Self { registry, read, programs }) } else { Err(errors) }
+        let own = sources.iter().filter(|(_, source)| source.path.is_some());
+        let own = own.map(|(name, source)| (name.clone(), (*source).clone())).collect();
+        if errors.is_empty() { Ok(Self { registry, read, own, programs }) } else { Err(errors) }
     }
 
     fn render(&self, format: Format, name: &str, context: &Context) -> Result<String, RenderError> {
@@ -436,7 +444,7 @@ impl Templates {
         if format == Format::Webhook {
             // Of a digest machines get more than the context has ready.
             let event = context.event()?;
-            let shown = event_without_body(event, facts, false);
+            let shown = event_without_body(event, facts, &context.value("event")["when"], false);
             return program.run(Scope::for_machines(context.data(), &shown, event), format.escape());
         }
         let event = context.event_as_read(facts);

@@ -22,6 +22,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use self::index::Index;
+use crate::catalogue;
 use crate::model::key::{KeyFilter, KeyPatterns};
 use crate::model::{DestinationName, Event, RuleName, Severity};
 
@@ -40,7 +41,7 @@ pub struct RuleSet {
     index: Index,
     unrouted: Action,
     unrouted_name: RuleName,
-    default_severity: Severity,
+    default_severity: Option<Severity>,
 }
 
 /// One entry of `rules:`, checked.
@@ -52,7 +53,7 @@ pub struct Rule {
     pub keys: Option<KeyPatterns>,
     /// All of them must match.
     pub conditions: Vec<Condition>,
-    /// `None`: the set's default.
+    /// `None`: the set's default, and without one that of the event's key.
     pub severity: Option<Severity>,
     pub action: Action,
     /// No rule below is read once this one matched. A rule that drops stops in any case.
@@ -78,7 +79,8 @@ struct Step {
     name: RuleName,
     /// In [`RuleSet::actions`].
     action: u32,
-    severity: Severity,
+    /// The rule's, or the set's default; `None`: that of the event's key.
+    severity: Option<(Severity, SeverityFrom)>,
     ends_reading: bool,
     /// The rule has conditions or gathers: the rest is there.
     more: bool,
@@ -110,8 +112,34 @@ pub struct Owed {
     pub rule: RuleName,
     #[serde(serialize_with = "as_text")]
     pub severity: Severity,
+    pub severity_from: SeverityFrom,
     /// With which others it shares a message; `None`: with none.
     pub batch: Option<Grouped>,
+}
+
+/// Who said how urgent a delivery is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeverityFrom {
+    /// `severity` of the rule.
+    Rule,
+    /// `defaults.severity` of the rules file.
+    Defaults,
+    /// The catalogue, for the event's key.
+    Catalogue,
+    /// Nobody: the key is not in the catalogue, so it is info.
+    UnknownKey,
+}
+
+impl fmt::Display for SeverityFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rule => "rule",
+            Self::Defaults => "defaults",
+            Self::Catalogue => "event catalogue",
+            Self::UnknownKey => "unknown key",
+        })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -124,8 +152,10 @@ pub struct Dropped {
 
 impl RuleSet {
     /// Builds the index: some 10 ms for ten thousand rules, 0.1 s for a hundred thousand. Names must be unique, and none may be
-    /// [`RuleName::UNROUTED`]; of equal ones [`rule`](Self::rule) finds the first.
-    pub fn new(rules: Vec<Rule>, unrouted: Action, default_severity: Severity) -> Self {
+    /// [`RuleName::UNROUTED`]; of equal ones [`rule`](Self::rule) finds the first. Without a default severity, events of
+    /// rules that name none have the one that the catalogue gives their key.
+    pub fn new(rules: Vec<Rule>, unrouted: Action, default_severity: impl Into<Option<Severity>>) -> Self {
+        let default_severity = default_severity.into();
         let by_name = rules.iter().enumerate().rev().map(|(at, rule)| (rule.name.clone(), at)).collect();
         let mut actions: HashMap<&Action, u32> = HashMap::new();
         let mut steps = Vec::with_capacity(rules.len());
@@ -174,8 +204,14 @@ impl RuleSet {
         &self.unrouted
     }
 
-    pub fn default_severity(&self) -> Severity {
+    /// What the rules file gives rules that name none.
+    pub fn default_severity(&self) -> Option<Severity> {
         self.default_severity
+    }
+
+    /// How urgent an event is by this rule, and who says so.
+    pub fn severity(&self, rule: Option<&Rule>, key: &str) -> (Severity, SeverityFrom) {
+        said(rule.and_then(|rule| rule.severity), self.default_severity).unwrap_or_else(|| usual(key))
     }
 
     /// Reads these rules until one ends the reading. `saw` hears of each rule read, in order.
@@ -187,6 +223,7 @@ impl RuleSet {
     ) -> Route {
         let mut route = Route::default();
         let mut unrouted = true;
+        let key = event.key.as_str();
         for at in rules {
             let step = &self.steps[at];
             let check = self.check(at, event);
@@ -196,14 +233,15 @@ impl RuleSet {
                 unrouted = false;
                 let batch = if step.more { self.rules[at].batch.as_ref() } else { None };
                 let batch = batch.map(|batch| batch.group(event));
-                route.add(&self.actions[step.action as usize], &step.name, step.severity, batch.as_ref());
+                let severity = || step.severity.unwrap_or_else(|| usual(key));
+                route.add(&self.actions[step.action as usize], &step.name, severity, batch.as_ref());
                 if step.ends_reading {
                     break;
                 }
             }
         }
         if unrouted {
-            route.add(&self.unrouted, &self.unrouted_name, self.default_severity, None);
+            route.add(&self.unrouted, &self.unrouted_name, || self.severity(None, key), None);
         }
         route
     }
@@ -222,12 +260,12 @@ impl RuleSet {
 }
 
 impl Step {
-    fn new(rule: &Rule, action: u32, default_severity: Severity) -> Self {
+    fn new(rule: &Rule, action: u32, default_severity: Option<Severity>) -> Self {
         Self {
             keys: rule.keys.as_ref().map(|keys| keys.filter().clone()).unwrap_or_default(),
             name: rule.name.clone(),
             action,
-            severity: rule.severity.unwrap_or(default_severity),
+            severity: said(rule.severity, default_severity),
             ends_reading: rule.ends_reading(),
             more: !rule.conditions.is_empty() || rule.batch.is_some(),
         }
@@ -247,14 +285,33 @@ enum Mismatch<'a> {
     Field { condition: &'a Condition, found: Option<&'a Value> },
 }
 
+/// What the rules file says of a severity.
+fn said(rule: Option<Severity>, default: Option<Severity>) -> Option<(Severity, SeverityFrom)> {
+    let by_rule = rule.map(|severity| (severity, SeverityFrom::Rule));
+    by_rule.or_else(|| default.map(|severity| (severity, SeverityFrom::Defaults)))
+}
+
+/// What the catalogue says.
+fn usual(key: &str) -> (Severity, SeverityFrom) {
+    let known = catalogue::find(key);
+    known.map_or((Severity::Info, SeverityFrom::UnknownKey), |known| (known.severity, SeverityFrom::Catalogue))
+}
+
 impl Route {
-    fn add(&mut self, action: &Action, rule: &RuleName, severity: Severity, batch: Option<&Grouped>) {
+    fn add(
+        &mut self,
+        action: &Action,
+        rule: &RuleName,
+        severity: impl Fn() -> (Severity, SeverityFrom),
+        batch: Option<&Grouped>,
+    ) {
         match action {
             Action::Send(destinations) => {
                 for destination in destinations {
                     if !self.owed.iter().any(|owed| owed.destination == *destination) {
+                        let (severity, severity_from) = severity();
                         let (destination, rule, batch) = (destination.clone(), rule.clone(), batch.cloned());
-                        self.owed.push(Owed { destination, rule, severity, batch });
+                        self.owed.push(Owed { destination, rule, severity, severity_from, batch });
                     }
                 }
             }
@@ -376,6 +433,30 @@ mod tests {
     }
 
     #[test]
+    fn who_says_how_urgent() {
+        let urgent = Rule { severity: Some(Severity::Low), ..rule("low", &["pci-*"], &[], send(&["slack"])) };
+        let rules = || vec![urgent.clone(), rule("rest", &["website-*", "new-*"], &[], send(&["slack"]))];
+        let cases = [
+            ("pci-report-expire-past", None, Severity::Low, SeverityFrom::Rule),
+            ("pci-report-expire-past", Some(Severity::High), Severity::Low, SeverityFrom::Rule),
+            ("website-cert-expired", Some(Severity::High), Severity::High, SeverityFrom::Defaults),
+            ("website-cert-expired", None, Severity::Critical, SeverityFrom::Catalogue),
+            ("website-cert-new-issuer", None, Severity::Low, SeverityFrom::Catalogue),
+            ("new-kind", None, Severity::Info, SeverityFrom::UnknownKey),
+            // Unrouted.
+            ("firewall-port-add", None, Severity::High, SeverityFrom::Catalogue),
+            ("firewall-port-add", Some(Severity::Low), Severity::Low, SeverityFrom::Defaults),
+            ("brand-new", None, Severity::Info, SeverityFrom::UnknownKey),
+        ];
+        for (key, default, severity, from) in cases {
+            let rules = RuleSet::new(rules(), send(&["catch-all"]), default);
+            let owed = rules.route(&event(key, json!({}))).owed.remove(0);
+            assert_eq!((owed.severity, owed.severity_from), (severity, from), "{key} {default:?}");
+            assert_eq!(rules.severity(rules.rule(owed.rule.as_str()), key), (severity, from), "{key} {default:?}");
+        }
+    }
+
+    #[test]
     fn a_drop_keeps_what_is_owed_and_ends_the_reading() {
         let rules = vec![
             rule("first", &["a"], &[], send(&["slack", "slack"])),
@@ -435,13 +516,16 @@ mod tests {
                 Action::Send(destinations) => {
                     for destination in destinations {
                         if route.owed.iter().all(|owed| owed.destination != *destination) {
-                            let severity = rule.severity.unwrap_or(Severity::Medium);
+                            let (severity, severity_from) = match rule.severity {
+                                Some(severity) => (severity, SeverityFrom::Rule),
+                                None => (Severity::Medium, SeverityFrom::Defaults),
+                            };
                             let (destination, rule) = (destination.clone(), rule.name.clone());
                             let batch = rules
                                 .rule(rule.as_str())
                                 .and_then(|rule| rule.batch.as_ref())
                                 .map(|batch| batch.group(event));
-                            route.owed.push(Owed { destination, rule, severity, batch });
+                            route.owed.push(Owed { destination, rule, severity, severity_from, batch });
                         }
                     }
                 }

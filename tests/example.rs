@@ -42,6 +42,7 @@ fn the_example_shows_every_option() {
         file::Admin::FIELDS,
         file::Retention::FIELDS,
         file::Defaults::FIELDS,
+        file::Links::FIELDS,
         file::Rule::FIELDS,
         file::Batch::FIELDS,
         file::Unrouted::FIELDS,

@@ -12,7 +12,7 @@ use halo_relay::model::delivery::Code;
 use halo_relay::model::{
     Channel, Content, DeliveryId, DestinationName, Event, EventKey, RuleName, Severity, Timestamp,
 };
-use halo_relay::render::{Circumstances, Context, Detour, Digest, DigestKind, Notice, Renderer};
+use halo_relay::render::{Audience, Circumstances, Context, Detour, Digest, DigestKind, Notice, Renderer};
 use serde_json::json;
 
 fn document() -> String {
@@ -58,6 +58,7 @@ fn context(late: bool, of: impl FnOnce(&Circumstances<'_>) -> Context) -> Contex
         rule: &RuleName::from("certificates"),
         runbook: late.then_some("https://wiki.example.org/runbooks/certificates"),
         destination: &name,
+        audience: Audience::anyone(),
         may_repeat: late,
         test: false,
         received,

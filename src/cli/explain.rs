@@ -372,7 +372,7 @@ fn text(event: &Event, explanation: &Explanation, config: &Config) -> String {
         vec![
             owed.destination.to_string(),
             destination.map_or("?", |known| known.settings.channel().name()).to_owned(),
-            owed.severity.to_string(),
+            format!("{} ({})", owed.severity, owed.severity_from),
             owed.rule.to_string(),
             template.to_owned(),
             limits.filter(|limits| !limits.is_empty()).map_or_else(|| "none".to_owned(), |limits| limits.join(", ")),

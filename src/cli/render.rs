@@ -10,7 +10,7 @@ use crate::config::{self, Config, LoadOptions};
 use crate::model::delivery::Code;
 use crate::model::event::EventError;
 use crate::model::{Content, DeliveryId, DestinationName, Event, Message, RuleName, Timestamp};
-use crate::render::{Circumstances, Context, Digest, DigestKind};
+use crate::render::{Audience, Circumstances, Context, Digest, DigestKind};
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
@@ -142,10 +142,11 @@ fn message_of(
     let circumstances = Circumstances {
         delivery_id: &id,
         code: Code::of_row(1),
-        severity: owed.map_or(config.rules.default_severity(), |owed| owed.severity),
+        severity: config.rules.severity(rule, event.key.as_str()).0,
         rule: rule_name,
         runbook: rule.and_then(|rule| rule.runbook.as_deref()),
         destination,
+        audience: settings.map_or(Audience::anyone(), |settings| &settings.audience),
         may_repeat: false,
         test,
         received: now,

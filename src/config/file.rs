@@ -186,6 +186,8 @@ table! {
         "admin" => admin: Admin,
         "retention" => retention: Retention,
         "defaults" => defaults: Defaults,
+        "timezone" => timezone: String,
+        "links" => links: Links,
         "templates_dir" => templates_dir: String,
         "rules" => rules: Vec<Sp<Rule>>,
         "unrouted" => unrouted: Unrouted,
@@ -232,6 +234,7 @@ table! {
         "digest_after" => digest_after: String,
         "fallback" => fallback: Fallback,
         "template" => template: String,
+        "timezone" => timezone: String,
         "allow_http" => allow_http: bool,
     }
 }
@@ -300,6 +303,13 @@ table! {
 }
 
 table! {
+    /// Which addresses in event text people may click.
+    Links {
+        "allow" => allow: Many,
+    }
+}
+
+table! {
     /// What holds where a rule says nothing.
     Defaults {
         "severity" => severity: String,
@@ -339,8 +349,8 @@ table! {
 }
 
 /// Fields of versions to come. Refused by name, so that a file written for them does not look merely misspelled.
-pub const LATER: [&str; 9] =
-    ["include", "mention", "quiet_hours", "repeat", "silences", "tests", "thread_by", "timezone", "windows"];
+pub const LATER: [&str; 8] =
+    ["include", "mention", "quiet_hours", "repeat", "silences", "tests", "thread_by", "windows"];
 
 /// Why the text cannot be read at all. The messages never repeat a value.
 #[derive(Debug)]

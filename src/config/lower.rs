@@ -4,6 +4,7 @@
 //! One file for each part of the rules file; this one holds the order, and what every part needs: reporting a problem,
 //! fields that are missing or misplaced, names, secrets, durations.
 
+mod audience;
 mod batch;
 mod destinations;
 mod email;
@@ -12,6 +13,7 @@ mod limits;
 mod listen;
 mod presets;
 mod rules;
+mod samples;
 mod sources;
 
 use std::collections::HashMap;
@@ -26,10 +28,6 @@ use super::words::nearest;
 use super::{Config, LoadOptions, read_bounded, revision};
 use crate::model::{Retention, Secret, Severity};
 use crate::render::{Renderer, TemplateError};
-
-/// The severity of a rule that names none, and of unrouted events: most event keys are news, not alarms, and a rule says
-/// when one is.
-const DEFAULT_SEVERITY: Severity = Severity::Info;
 
 /// Bounds the memory that a file full of mistakes takes. Nobody reads so many, and the first error is always kept.
 const PROBLEMS_MAX: usize = 1000;
@@ -103,14 +101,18 @@ impl Checker<'_> {
         let templates = self.templates(file.templates_dir.as_ref());
         let sources = self.sources(file);
         let mut limits = self.shared_limits(file);
-        let destinations = self.destinations(file, &mut limits, templates.as_ref());
+        let audience = self.audience(file);
+        let destinations = self.destinations(file, &mut limits, templates.as_ref(), &audience);
         let admin = file.admin.as_ref().and_then(|admin| self.admin(admin));
         self.listener_clashes(file, &sources, admin.as_ref());
         let default_severity = file.defaults.as_ref().and_then(|defaults| {
             self.strays(&defaults.value.strays, "`defaults`", file::Defaults::FIELDS);
             self.severity(defaults.value.severity.as_ref()?)
         });
-        let rules = self.rules(file, &destinations, templates.as_ref(), default_severity.unwrap_or(DEFAULT_SEVERITY));
+        let rules = self.rules(file, &destinations, templates.as_ref(), default_severity);
+        if let (Some(rules), Some(templates)) = (&rules, &templates) {
+            self.samples(rules, &destinations, templates);
+        }
         let retention = file.retention.as_ref().map_or_else(Retention::default, |field| self.retention(field));
         // A destination with an error may be the one that names it.
         if !self.problems.iter().any(Problem::is_error) {
@@ -142,7 +144,16 @@ impl Checker<'_> {
     }
 
     fn template_errors(&mut self, errors: Vec<TemplateError>) {
-        for error in errors {
+        self.template_problems(errors, |title| Problem::error("bad-template", title));
+    }
+
+    /// Fields that a template relies on in vain.
+    fn template_warnings(&mut self, warnings: Vec<TemplateError>) {
+        self.template_problems(warnings, |title| Problem::warning("template-field", title));
+    }
+
+    fn template_problems(&mut self, found: Vec<TemplateError>, problem: impl Fn(String) -> Problem) {
+        for error in found {
             let name = error.path.as_ref().map_or(error.name, |path| path.display().to_string());
             let text = error.path.and_then(|path| read_bounded(&path, SHOWN_BYTES_MAX).ok()?);
             let text = text.and_then(|bytes| String::from_utf8(bytes).ok());
@@ -151,7 +162,7 @@ impl Checker<'_> {
                 .help
                 .unwrap_or_else(|| "mend the template, or remove the file to use the built-in one".to_owned());
             let title = if place.is_some() { error.message } else { format!("{name}: {}", error.message) };
-            self.problems.push(Problem::error("bad-template", title).at(place, "").help(help));
+            self.problems.push(problem(title).at(place, "").help(help));
         }
     }
 

@@ -57,6 +57,7 @@ impl Attempt {
             destination: self.settings.name.as_str(),
             health: &self.health,
             limits: &self.settings.limits,
+            zone: &self.settings.audience.zone,
             opened_at: self.shared.store.opened_at(),
         };
         let delay = lateness::why(claimed, &known, now);
@@ -68,6 +69,7 @@ impl Attempt {
             rule: &claimed.rule,
             runbook: rule.and_then(|rule| rule.runbook.as_deref()),
             destination: &self.settings.name,
+            audience: &self.settings.audience,
             may_repeat: claimed.may_repeat,
             test: false,
             received: claimed.received_at,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Condition, Health, Timestamp};
+use crate::model::{Condition, Health, Timestamp, Zone};
 use crate::rate::Window;
 use crate::store::Claimed;
 
@@ -16,6 +16,8 @@ pub(super) struct Known<'a> {
     pub limits: &'a [Window],
     /// When this process began.
     pub opened_at: Timestamp,
+    /// In which times are told.
+    pub zone: &'a Zone,
 }
 
 /// `None` if it is not late, or nobody knows why.
@@ -25,7 +27,7 @@ pub(super) fn why(claimed: &Claimed, known: &Known<'_>, now: Timestamp) -> Optio
         return None;
     }
     let name = known.destination;
-    let clock = |at| clock(at, now);
+    let clock = |at| known.zone.clock(at, now);
     if claimed.created_at.since(received) >= LATE && claimed.moved.is_none() && claimed.is_event() {
         return Some(format!("sent again by an operator at {}", clock(claimed.created_at)));
     }
@@ -53,16 +55,6 @@ fn outage(health: &Health, received: Timestamp, now: Timestamp) -> Option<(Times
     (until > received).then(|| (since, until, health.reason.as_deref().unwrap_or("it failed")))
 }
 
-/// `09:41 UTC`; with the date if that is not today's.
-fn clock(at: Timestamp, now: Timestamp) -> String {
-    let (at, now) = (at.to_string(), now.to_string());
-    match (at.get(..10), at.get(11..16)) {
-        (Some(day), Some(time)) if now.starts_with(day) => format!("{time} UTC"),
-        (Some(day), Some(time)) => format!("{day} {time} UTC"),
-        _ => at,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,7 +73,7 @@ mod tests {
         opened_at: Timestamp,
     ) -> Option<String> {
         let claimed = Claimed { failures, ..Claimed::sample(received) };
-        why(&claimed, &Known { destination: "chat", health, limits, opened_at }, NOW)
+        why(&claimed, &Known { destination: "chat", health, limits, opened_at, zone: &Zone::utc() }, NOW)
     }
 
     #[test]
@@ -122,7 +114,13 @@ mod tests {
     #[test]
     fn an_operator_is_named() {
         let claimed = Claimed { created_at: ago(1), ..Claimed::sample(ago(40)) };
-        let known = Known { destination: "chat", health: &Health::default(), limits: &[], opened_at: ago(99) };
-        assert_eq!(why(&claimed, &known, NOW).as_deref(), Some("sent again by an operator at 22:12 UTC"));
+        let known = Known {
+            destination: "chat",
+            health: &Health::default(),
+            limits: &[],
+            opened_at: ago(99),
+            zone: &Zone::named("Europe/Berlin").unwrap(),
+        };
+        assert_eq!(why(&claimed, &known, NOW).as_deref(), Some("sent again by an operator at 23:12 CET"));
     }
 }

@@ -68,6 +68,7 @@ fn settings(name: &str, sender: Sender) -> LaneSettings {
         template: None,
         rules: Arc::new(RuleSet::new(Vec::new(), Action::Drop { reason: String::new() }, Severity::Info)),
         renderer: Arc::new(Renderer::builtin()),
+        audience: Audience::default(),
     }
 }
 

@@ -114,6 +114,7 @@ impl Scene {
             template: None,
             rules: Arc::new(RuleSet::new(Vec::new(), Action::Drop { reason: String::new() }, Severity::Info)),
             renderer: Arc::new(Renderer::builtin()),
+            audience: Audience::default(),
         };
         let lanes = places.iter().map(|place| (place.name.into(), settings(place))).collect();
         self.dispatcher.apply(lanes, BTreeMap::new()).await.unwrap();

@@ -21,6 +21,8 @@
 //! | `digest` | in the shape `digest`: see [`digest`](super::digest) |
 //! | `notice` | in the shape `notice`: see [`notice`](super::notice) |
 //! | `received` | when the relay got the event, RFC 3339 |
+//! | `now` | when this was rendered, RFC 3339 |
+//! | `timezone` | in which times are shown to people: `Europe/Berlin` |
 //! | `test`, `may_repeat` | true or false |
 //!
 //! Every member of a shape is always there, so that in strict mode only a real mistake fails; what is unknown is null.
@@ -35,11 +37,15 @@ use std::borrow::Cow;
 use serde_json::json;
 use serde_json::{Map, Value};
 
+use super::audience::Audience;
+use super::audience::Hosts;
 use super::digest::{self, Digest};
+use super::helpers::without_brackets;
 use super::notice::{self, Notice};
 use super::taint::Allowed;
 use super::template::Facts as Read;
-use super::text::{brief, clean, is_plain_target, is_plain_url, is_vendor_url, shorten, tame};
+use super::text::{Spared, brief, clean, event_link, is_plain_target, is_plain_url, shorten, tame};
+use super::time::{self, days_in_words, deadline_days};
 use crate::catalogue;
 use crate::model::delivery::Code;
 use crate::model::{DeliveryId, DestinationName, Event, RuleName, Severity, Timestamp};
@@ -54,6 +60,8 @@ pub struct Circumstances<'a> {
     /// Shown as a link if it is a plain address ([`is_runbook_url`]), left out otherwise.
     pub runbook: Option<&'a str>,
     pub destination: &'a DestinationName,
+    /// Who reads it; [`Audience::anyone`] if nothing is known of them.
+    pub audience: &'a Audience,
     /// An earlier attempt's outcome is unknown: this message may be its repeat.
     pub may_repeat: bool,
     /// A marked test, not an alert.
@@ -106,6 +114,8 @@ pub struct Context {
     links: Vec<String>,
     /// The event's own host name, if it is plain enough to be shown as it is.
     target: Option<String>,
+    /// Hosts whose addresses may be shown.
+    hosts: Hosts,
 }
 
 /// What a context was made of, for the values as they came.
@@ -157,19 +167,22 @@ pub fn is_runbook_url(url: &str) -> bool {
 impl Context {
     /// One event.
     pub fn new(event: &Event, about: &Circumstances<'_>) -> Self {
-        let title = title(event);
-        let target = Target::of(event);
+        let hosts = &about.audience.hosts;
+        let title = title(event, hosts);
+        let target = Target::of(event, hosts);
+        let when = when(event, about);
         let said = Said {
             shape: Shape::Event,
             headline: headline(event, about, &title, &target),
-            facts: facts(event, &target),
+            facts: facts(event, &target, hosts, when.clone()),
             title,
         };
         let mut data = common(said, about);
-        let link = event.url.as_deref().filter(|url| is_vendor_url(url));
-        data["link"] = object!({"url": link, "label": link.map(|_| "Open in Halo Security")});
-        data["event"] = event_shown(event, &target);
-        Self::build(data, Subject::Event(event.clone()), target.plain)
+        let link = event.url.as_deref().and_then(|url| event_link(url, hosts));
+        let (url, label) = link.unzip();
+        data["link"] = object!({"url": url, "label": label});
+        data["event"] = event_shown(event, &target, url.is_some(), hosts, when);
+        Self::build(data, Subject::Event(event.clone()), target.plain, hosts)
     }
 
     /// Several events in one message.
@@ -177,7 +190,7 @@ impl Context {
         let told = digest::told(digest, about);
         let mut data = common(told.said, about);
         data["digest"] = told.data;
-        Self::build(data, Subject::Digest(digest.clone()), None)
+        Self::build(data, Subject::Digest(digest.clone()), None, &about.audience.hosts)
     }
 
     /// News of the relay itself.
@@ -185,17 +198,20 @@ impl Context {
         let (said, shown) = notice::told(notice, about);
         let mut data = common(said, about);
         data["notice"] = shown;
-        Self::build(data, Subject::Notice, None)
+        Self::build(data, Subject::Notice, None, &about.audience.hosts)
     }
 
-    fn build(data: Value, subject: Subject, target: Option<String>) -> Self {
+    fn build(data: Value, subject: Subject, target: Option<String>, hosts: &Hosts) -> Self {
         let own = ["/link/url", "/runbook"].into_iter().filter_map(|at| data.pointer(at));
         let listed = data.pointer("/digest/events").and_then(Value::as_array);
         let listed = listed.into_iter().flatten().filter_map(|event| event.pointer("/link/url"));
-        let links = own.chain(listed).filter_map(|url| Some(url.as_str()?.to_owned())).collect();
+        let mut links: Vec<_> = own.chain(listed).filter_map(|url| Some(url.as_str()?.to_owned())).collect();
+        // As links in Markdown have them.
+        let bracketed = links.iter().filter(|url| url.contains(['(', ')'])).map(|url| without_brackets(url));
+        links.extend(bracketed.collect::<Vec<_>>());
         let mut context = handlebars::Context::null();
         *context.data_mut() = data;
-        Self { data: context, subject, links, target }
+        Self { data: context, subject, links, target, hosts: hosts.clone() }
     }
 
     /// As chat and mail templates see it, but for `event.fields`.
@@ -208,7 +224,7 @@ impl Context {
         let mut data = Cow::Borrowed(&self.data);
         match &self.subject {
             Subject::Event(event) if for_machines => {
-                let mut shown = event_without_body(event, read, true);
+                let mut shown = event_without_body(event, read, &self.data()["event"]["when"], true);
                 shown["body"] = Value::Object(event.body().clone());
                 data.to_mut().data_mut()["event"] = shown;
             }
@@ -233,11 +249,12 @@ impl Context {
 
     fn fields_as_read(&self, event: &Event, read: &Read) -> Value {
         let mut fields = Map::new();
-        let shown = |value: &Value| Value::String(tame(&brief(value), self.target.as_deref(), FIELD_MAX));
+        let spared = self.spared();
+        let shown = |value: &Value| Value::String(tame(&brief(value), spared, FIELD_MAX));
         if read.all_fields {
             for (name, value) in event.fields().take(FIELDS_MAX) {
                 // The first of a name, as elsewhere: a later one that looks the same must not stand in for it.
-                fields.entry(tame(name, None, NAME_MAX)).or_insert_with(|| shown(value));
+                fields.entry(tame(name, Spared::NONE, NAME_MAX)).or_insert_with(|| shown(value));
             }
         }
         for name in &read.fields {
@@ -264,7 +281,16 @@ impl Context {
     }
 
     pub(super) fn allowed(&self) -> Allowed<'_> {
-        Allowed { links: &self.links, target: self.target.as_deref() }
+        Allowed { links: &self.links, spared: self.spared() }
+    }
+
+    fn spared(&self) -> Spared<'_> {
+        Spared { own: self.target.as_deref(), hosts: Some(&self.hosts) }
+    }
+
+    /// What the link is called.
+    pub(super) fn link_label(&self) -> &str {
+        self.data()["link"]["label"].as_str().unwrap_or_default()
     }
 
     pub(super) fn link(&self) -> Option<&str> {
@@ -315,6 +341,8 @@ fn common(said: Said, about: &Circumstances<'_>) -> Value {
         "code": about.code.to_string(),
         "delivery": object!({"id": about.delivery_id.as_str()}),
         "received": about.received.to_string(),
+        "now": about.now.to_string(),
+        "timezone": about.audience.zone.name(),
         "test": about.test,
         "may_repeat": about.may_repeat,
     })
@@ -322,7 +350,7 @@ fn common(said: Said, about: &Circumstances<'_>) -> Value {
 
 /// Why something happened, in the words of a stranger: they can look like no other part of the message.
 pub(super) fn reason(text: &str, max: usize) -> String {
-    one(&tame(text, None, max))
+    one(&tame(text, Spared::NONE, max))
 }
 
 /// Between the parts of a headline or a footer stands ` · `: no part may seem to be two.
@@ -347,15 +375,15 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn of(event: &Event) -> Self {
-        event.target().map_or(Self { shown: None, plain: None }, Self::named)
+    pub(super) fn of(event: &Event, hosts: &Hosts) -> Self {
+        event.target().map_or(Self { shown: None, plain: None }, |target| Self::named(target, hosts))
     }
 
-    pub(super) fn named(target: &str) -> Self {
+    pub(super) fn named(target: &str, hosts: &Hosts) -> Self {
         if is_plain_target(target) {
             return Self { shown: Some(target.to_owned()), plain: Some(target.to_owned()) };
         }
-        Self { shown: Some(tame(target, None, 253)).filter(|text| !text.is_empty()), plain: None }
+        Self { shown: Some(tame(target, Spared::hosts(hosts), 253)).filter(|text| !text.is_empty()), plain: None }
     }
 
     /// As a part of a line.
@@ -368,12 +396,12 @@ impl Target {
     }
 }
 
-pub(super) fn title(event: &Event) -> String {
+pub(super) fn title(event: &Event, hosts: &Hosts) -> String {
     if let Some(known) = catalogue::find(event.key.as_str()) {
         return known.title.to_owned();
     }
-    let subject = tame(&event.subject, None, TITLE_MAX);
-    if subject.is_empty() { tame(&in_words(event.key.as_str()), None, TITLE_MAX) } else { subject }
+    let subject = tame(&event.subject, Spared::hosts(hosts), TITLE_MAX);
+    if subject.is_empty() { tame(&in_words(event.key.as_str()), Spared::NONE, TITLE_MAX) } else { subject }
 }
 
 /// `form_action` → `Form action`.
@@ -389,7 +417,7 @@ fn headline(event: &Event, about: &Circumstances<'_>, title: &str, target: &Targ
         Some(word(about.severity)),
         Some(one(title)),
         target.in_short(),
-        deadline(event),
+        deadline(event, about, about.received),
     ];
     parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" · ")
 }
@@ -398,22 +426,17 @@ pub(super) fn word(severity: Severity) -> String {
     severity.name().to_uppercase()
 }
 
-/// `7 days`, `today`, `2 days ago`.
-pub(super) fn deadline(event: &Event) -> Option<String> {
-    let field = catalogue::find(event.key.as_str()).map_or(Some("expires_in_days"), |known| known.deadline)?;
-    let days = match event.field(field)? {
-        Value::Number(number) => number.as_i64()?,
-        Value::String(text) => text.trim().parse().ok()?,
-        _ => return None,
-    };
-    match days {
-        0 => Some("today".to_owned()),
-        1 => Some("1 day".to_owned()),
-        -1 => Some("1 day ago".to_owned()),
-        2..=99_999 => Some(format!("{days} days")),
-        -99_999..=-2 => Some(format!("{} days ago", -days)),
-        _ => None,
-    }
+/// Where records of a kind that nobody knows may say how long there is.
+const USUAL_DEADLINE: [&str; 2] = ["expires_in_days", "expires_date"];
+
+fn deadline_fields(event: &Event) -> &'static [&'static str] {
+    catalogue::find(event.key.as_str()).map_or(&USUAL_DEADLINE, |known| &known.deadline)
+}
+
+/// `7 days`, `today`, `2 days ago`, as it is now: an event that counts days was right when it was `received`.
+pub(super) fn deadline(event: &Event, about: &Circumstances<'_>, received: Timestamp) -> Option<String> {
+    let value = deadline_fields(event).iter().find_map(|field| event.field(field))?;
+    days_in_words(deadline_days(value, received, about.now, &about.audience.zone)?)
 }
 
 /// Emoji, colour and Teams container style of each severity.
@@ -443,21 +466,18 @@ fn late(about: &Circumstances<'_>) -> (Option<String>, Option<String>) {
     if minutes < LATE_AFTER_MINUTES {
         return (None, None);
     }
-    let (count, unit) = match minutes {
-        0..120 => (minutes, "minutes"),
-        120..2_880 => (minutes / 60, "hours"),
-        _ => (minutes / 1_440, "days"),
-    };
+    let long = time::span_in_words(about.now.since(about.received));
     let delay = about.delay.map(|delay| reason(delay, REASON_MAX)).filter(|delay| !delay.is_empty());
     let because = delay.as_ref().map(|delay| format!(": {delay}")).unwrap_or_default();
-    (Some(format!("sent {count} {unit} late{because}")), delay)
+    (Some(format!("sent {long} late{because}")), delay)
 }
 
-/// Two to five facts: those the catalogue names, else the event's own fields in their order; then an address that is no
-/// link, and the time. What the headline says already, and what another fact said, is not said again.
-pub(super) fn facts<'a>(event: &'a Event, target: &'a Target) -> Vec<Value> {
+/// Two to five facts: those the catalogue names, else the event's own fields, the telling ones first; then an address that is
+/// no link, and the time. What the headline says already, and what another fact said, is not said again.
+pub(super) fn facts<'a>(event: &'a Event, target: &'a Target, hosts: &'a Hosts, when: Option<String>) -> Vec<Value> {
     const MAX: usize = 5;
-    let mut list = Facts { target, seen: Vec::new(), list: Vec::new() };
+    let spared = Spared { own: target.plain.as_deref(), hosts: Some(hosts) };
+    let mut list = Facts { target, spared, seen: Vec::new(), list: Vec::new() };
     if target.shown.as_deref().is_some_and(|shown| shown.chars().count() > TARGET_SHOWN_MAX) {
         list.push_text("Target", target.shown.clone().unwrap_or_default());
     }
@@ -468,46 +488,98 @@ pub(super) fn facts<'a>(event: &'a Event, target: &'a Target) -> Vec<Value> {
         }
     }
     if list.list.len() < 2 {
-        let deadline = known.map_or(Some("expires_in_days"), |known| known.deadline);
-        // Numbers of records mean nothing to a reader, and the deadline stands in the headline.
-        let telling = |name: &str| name != "id" && !name.ends_with("_id") && Some(name) != deadline;
-        for (name, value) in event.fields().filter(|(name, _)| telling(name)).take(FIELDS_MAX) {
-            if list.list.len() < 3 {
-                list.push(&tame(&in_words(name), None, LABEL_MAX), value);
-            }
-        }
+        // Of what nobody knows as much as there is room for; else what helps the catalogue's along.
+        let most = if known.is_some() { 3 } else { MAX - 1 };
+        list.push_own(event, most);
     }
     list.list.truncate(MAX - 1);
-    if let Some(url) = event.url.as_deref().filter(|url| !is_vendor_url(url)) {
+    if let Some(url) = event.url.as_deref().filter(|url| event_link(url, hosts).is_none()) {
         list.list.truncate(MAX - 2);
-        list.push_text("Address (unchecked)", tame(url, None, FACT_MAX));
+        list.push_text("Address (unchecked)", tame(url, spared, FACT_MAX));
     }
-    if let Some(time) = when(event) {
-        list.push_text("Time", time);
-    }
-    if list.list.len() < 2 {
-        list.push_text("Event", tame(event.key.as_str(), None, FACT_MAX));
+    if let Some(when) = when {
+        list.push_text("Time", when);
     }
     if list.list.len() < 2 {
-        list.push_text("Event id", tame(event.id.as_str(), None, FACT_MAX));
+        list.push_text("Event", tame(event.key.as_str(), Spared::NONE, FACT_MAX));
+    }
+    if list.list.len() < 2 {
+        list.push_text("Event id", tame(event.id.as_str(), Spared::NONE, FACT_MAX));
     }
     list.list.into_iter().map(|(label, value)| object!({"label": label, "value": value})).collect()
 }
 
+/// How much a field says to a reader who has never seen one of its kind.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Tells {
+    Short,
+    Long,
+    List,
+    /// An address, or what looks like the number of a record.
+    Little,
+    /// By its name the number of a record, or an address.
+    Nothing,
+}
+
+impl Tells {
+    /// `None` if there is no value at all.
+    fn of(name: &str, value: &Value) -> Option<Self> {
+        const SHORT_MAX: usize = 60;
+        let last = name.rsplit(['_', '-', '.']).next().unwrap_or(name);
+        let names_record =
+            matches!(last, "id" | "ids" | "uuid" | "guid" | "hash" | "fingerprint" | "token" | "url" | "uri");
+        match value {
+            Value::Null => None,
+            Value::String(text) if text.trim().is_empty() || text.starts_with("0000-00-00") => None,
+            Value::Array(list) if list.is_empty() => None,
+            Value::Object(members) if members.is_empty() => None,
+            _ if names_record => Some(Self::Nothing),
+            Value::String(text) if text.contains("://") || is_record_number(text) => Some(Self::Little),
+            Value::String(text) if text.len() > SHORT_MAX => Some(Self::Long),
+            Value::String(_) | Value::Number(_) | Value::Bool(_) => Some(Self::Short),
+            Value::Array(_) | Value::Object(_) => Some(Self::List),
+        }
+    }
+}
+
+/// Long, one word, and half of it digits.
+fn is_record_number(text: &str) -> bool {
+    let digits = text.bytes().filter(u8::is_ascii_digit).count();
+    text.len() >= 16
+        && digits * 2 >= text.len()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
 struct Facts<'a> {
     target: &'a Target,
+    spared: Spared<'a>,
     /// What was looked at: to compare is much cheaper than to make fit to be shown.
     seen: Vec<&'a Value>,
     list: Vec<(String, String)>,
 }
 
 impl<'a> Facts<'a> {
+    /// The event's own fields, until there are `most` facts, the most telling first. What is named as the number of a record
+    /// comes only where there is next to nothing else. How many there are does not depend on what they say.
+    fn push_own(&mut self, event: &'a Event, most: usize) {
+        let deadline = deadline_fields(event);
+        let own = event.fields().filter(|(name, _)| !deadline.contains(name)).take(FIELDS_MAX);
+        let mut own: Vec<_> = own.filter_map(|(name, value)| Some((Tells::of(name, value)?, name, value))).collect();
+        // Of equals, as the record has them.
+        own.sort_by_key(|(tells, ..)| *tells);
+        for (tells, name, value) in own {
+            if self.list.len() < if tells == Tells::Nothing { 2 } else { most } {
+                self.push(&tame(&in_words(name), Spared::NONE, LABEL_MAX), value);
+            }
+        }
+    }
+
     fn push(&mut self, label: &str, value: &'a Value) {
         if self.seen.contains(&value) {
             return;
         }
         self.seen.push(value);
-        let text = tame(&brief(value), self.target.plain.as_deref(), FACT_MAX);
+        let text = tame(&brief(value), self.spared, FACT_MAX);
         let said = self.target.is(&text) || self.list.iter().any(|(_, said)| *said == text);
         if !said {
             self.push_text(label, text);
@@ -522,46 +594,45 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// `2026-11-23 09:41 UTC`.
-pub(super) fn when(event: &Event) -> Option<String> {
-    let time = event.time?.to_string();
-    Some(format!("{} UTC", time.get(..16)?.replace('T', " ")))
+/// `2026-11-23 10:41 CET`.
+pub(super) fn when(event: &Event, about: &Circumstances<'_>) -> Option<String> {
+    Some(about.audience.zone.show(event.time?))
 }
 
-fn event_shown(event: &Event, target: &Target) -> Value {
-    let own = target.plain.as_deref();
-    let url =
-        event.url.as_deref().map(|url| if is_vendor_url(url) { url.to_owned() } else { tame(url, None, FIELD_MAX) });
+/// `is_link`: its address may be one.
+fn event_shown(event: &Event, target: &Target, is_link: bool, hosts: &Hosts, when: Option<String>) -> Value {
+    let spared = Spared { own: target.plain.as_deref(), hosts: Some(hosts) };
+    let url = event.url.as_deref().map(|url| if is_link { url.to_owned() } else { tame(url, spared, FIELD_MAX) });
     object!({
-        "id": tame(event.id.as_str(), None, 128),
-        "key": tame(event.key.as_str(), None, 128),
-        "subject": tame(&event.subject, own, FACT_MAX),
+        "id": tame(event.id.as_str(), Spared::NONE, 128),
+        "key": tame(event.key.as_str(), Spared::NONE, 128),
+        "subject": tame(&event.subject, spared, FACT_MAX),
         "url": url,
         "time": event.time.map(|time| time.to_string()),
-        "when": when(event),
+        "when": when,
         "target": target.shown.as_deref(),
         "fields": Map::new(),
     })
 }
 
 /// The member `event` for machines; with the fields that are read by name, or with `all`.
-pub(super) fn event_without_body(event: &Event, read: &Read, all: bool) -> Value {
+pub(super) fn event_without_body(event: &Event, read: &Read, when: &Value, all: bool) -> Value {
     let all = event.fields().filter(|_| all || read.all_fields);
     let mut fields: Map<_, _> = all.map(|(name, value)| (name.to_owned(), value.clone())).collect();
     for name in &read.fields {
         fields.entry(name).or_insert_with(|| event.field(name).cloned().unwrap_or_default());
     }
-    event_raw(event, fields)
+    event_raw(event, when, fields)
 }
 
-fn event_raw(event: &Event, fields: Map<String, Value>) -> Value {
+fn event_raw(event: &Event, when: &Value, fields: Map<String, Value>) -> Value {
     object!({
         "id": event.id.as_str(),
         "key": event.key.as_str(),
         "subject": event.subject.as_str(),
         "url": event.url.as_deref(),
         "time": event.time.map(|time| time.to_string()),
-        "when": when(event),
+        "when": when.clone(),
         "target": event.target(),
         "fields": fields,
     })
@@ -591,6 +662,7 @@ mod tests {
             rule: &RuleName::from("certificates"),
             runbook: None,
             destination: &DestinationName::from("sec-slack"),
+            audience: Audience::anyone(),
             may_repeat: false,
             test: false,
             received,
@@ -675,8 +747,14 @@ mod tests {
         assert_eq!(labels(bare), r#""Event"="new-kind" "Event id"="id1""#);
         let odd = json!({"event_id": "id1", "key": "new-kind", "scan_id": "x", "a_list": [1, 2], "on": false, "": "y",
             "gone": null, "more": "z", "url": "https://evil.example/"});
-        let expected = r#""A list"="1, 2" "On"="no" "Detail"="y" "Address (unchecked)"="hxxps://evil[.]example/""#;
+        let expected = r#""On"="no" "Detail"="y" "More"="z" "Address (unchecked)"="hxxps://evil[.]example/""#;
         assert_eq!(labels(odd), expected);
+        let long = "a sentence of more than sixty letters, which says a lot and takes a while to read";
+        let several = json!({"event_id": "id1", "key": "new-kind", "scan_id": "x", "record": "0123456789abcdef0123456789abcdef",
+            "seen_at": "https://evil.example/x", "owner": {"name": "A"}, "what": long, "port": 22, "open": true});
+        assert_eq!(labels(several), format!(r#""Port"="22" "Open"="yes" "What"="{long}" "Owner"="name: A""#));
+        let few = json!({"event_id": "id1", "key": "new-kind", "scan_id": "x", "port": 22, "user_id": 3});
+        assert_eq!(labels(few), r#""Port"="22" "Scan id"="x""#);
     }
 
     #[test]
@@ -733,6 +811,7 @@ mod tests {
                 rule: &RuleName::from("r"),
                 runbook: None,
                 destination: &DestinationName::from("d"),
+                audience: Audience::anyone(),
                 may_repeat: false,
                 test: false,
                 received: Timestamp::default(),
@@ -754,7 +833,7 @@ mod tests {
         let context = full_context(&event(record), |_| ());
         let read = |fields: &[&str], all_fields| {
             let fields = fields.iter().map(|name| (*name).to_owned()).collect();
-            context.as_read(&Read { fields, all_fields, compares: false }, false).data()["event"]["fields"].clone()
+            context.as_read(&Read { fields, all_fields, ..Read::default() }, false).data()["event"]["fields"].clone()
         };
         assert_eq!(read(&[], false), json!({}));
         assert_eq!(

@@ -7,7 +7,7 @@
 //! | `kind` | `batch`: a rule gathers; `overflow`: more came than the destination's limit lets through |
 //! | `count` | how many events |
 //! | `first`, `last` | when the first and the last of them were received, RFC 3339 |
-//! | `span` | the same for people: `09:10–09:41`, UTC |
+//! | `span` | the same for people: `09:10–09:41`, in their time zone |
 //! | `keys` | of `{key, title, count}`, the most frequent first |
 //! | `targets` | of `{target, count}`, likewise |
 //! | `more_targets` | how many targets are not listed |
@@ -22,10 +22,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::audience::Hosts;
 use super::context::{
     self, Circumstances, FACT_MAX, NAME_MAX, Said, Shape, TITLE_MAX, Target, deadline, in_words, one, title, when, word,
 };
-use super::text::{clean, is_vendor_url, shorten, tame};
+use super::text::{Spared, clean, event_link, shorten, tame};
+use super::time::Span;
 use crate::catalogue;
 use crate::model::{Event, EventKey, Timestamp};
 
@@ -88,12 +90,12 @@ impl Digest {
     }
 
     /// What a key means, in words: of a key nobody knows, what the first of its events says.
-    fn title_of(&self, key: &EventKey) -> String {
+    fn title_of(&self, key: &EventKey, hosts: &Hosts) -> String {
         if let Some(known) = catalogue::find(key.as_str()) {
             return known.title.to_owned();
         }
         let event = self.listed().find(|event| event.key == *key);
-        event.map_or_else(|| tame(&in_words(key.as_str()), None, TITLE_MAX), title)
+        event.map_or_else(|| tame(&in_words(key.as_str()), Spared::NONE, TITLE_MAX), |event| title(event, hosts))
     }
 }
 
@@ -156,8 +158,9 @@ pub(super) struct Told {
 
 pub(super) fn told(digest: &Digest, about: &Circumstances<'_>) -> Told {
     let keys: Vec<_> = digest.keys.iter().take(Digest::LISTED_MAX).collect();
-    let kinds: Vec<_> = keys.iter().map(|(key, count)| (one(&digest.title_of(key)), *count)).collect();
-    let span = span(digest.first, digest.last);
+    let hosts = &about.audience.hosts;
+    let kinds: Vec<_> = keys.iter().map(|(key, count)| (one(&digest.title_of(key, hosts)), *count)).collect();
+    let span = Span::new(digest.first, digest.last, &about.audience.zone);
     let rule = clean(about.rule.as_str(), NAME_MAX);
     let why = match digest.kind {
         DigestKind::Batch => format!("gathered by rule {rule}"),
@@ -169,22 +172,23 @@ pub(super) fn told(digest: &Digest, about: &Circumstances<'_>) -> Told {
             )
         }
     };
-    let (title, headline) = headline(digest, about, &kinds, &span);
-    let facts = facts(digest, &kinds, &why);
+    let (title, headline) = headline(digest, about, &kinds, &span.short());
+    let facts = facts(digest, hosts, &kinds, &span, &why);
+    let one_target = digest.targets.len() == 1 && digest.more_targets == 0;
     let data = json!({
         "kind": digest.kind.name(),
         "count": digest.count,
         "first": digest.first.to_string(),
         "last": digest.last.to_string(),
-        "span": span,
+        "span": span.short(),
         "keys": keys.iter().zip(&kinds).map(|((key, count), (title, _))| {
-            json!({"key": tame(key.as_str(), None, 128), "title": title, "count": count})
+            json!({"key": tame(key.as_str(), Spared::NONE, 128), "title": title, "count": count})
         }).collect::<Vec<_>>(),
         "targets": digest.targets.iter().take(Digest::LISTED_MAX).map(|(target, count)| {
-            json!({"target": Target::named(target).in_short(), "count": count})
+            json!({"target": Target::named(target, hosts).in_short(), "count": count})
         }).collect::<Vec<_>>(),
         "more_targets": digest.more_targets,
-        "events": digest.listed().map(|event| listed(event, kinds.len() > 1, digest.targets.len() == 1 && digest.more_targets == 0)).collect::<Vec<_>>(),
+        "events": digest.listed().map(|event| listed(event, digest, about, kinds.len() > 1, one_target)).collect::<Vec<_>>(),
         "left_out": digest.left_out(),
         "why": why,
         "rest": format!("halo-relay explain {} lists all {}", about.code, digest.count),
@@ -196,6 +200,7 @@ pub(super) fn told(digest: &Digest, about: &Circumstances<'_>) -> Told {
 /// emoji's: what the other parts leave is the title's.
 fn headline(digest: &Digest, about: &Circumstances<'_>, kinds: &[(String, u64)], span: &str) -> (String, String) {
     const MAX: usize = 148;
+    let hosts = &about.audience.hosts;
     let count = digest.count;
     let title = match kinds {
         [(title, _)] => format!("{count} × {title}"),
@@ -208,7 +213,7 @@ fn headline(digest: &Digest, about: &Circumstances<'_>, kinds: &[(String, u64)],
     let distinct = digest.more_targets.saturating_add(number(digest.targets.len()));
     let place = match digest.targets.as_slice() {
         [] => None,
-        [(target, all)] if distinct == 1 && *all == count => Target::named(target).in_short(),
+        [(target, all)] if distinct == 1 && *all == count => Target::named(target, hosts).in_short(),
         _ => Some(format!("{distinct} {}", if distinct == 1 { "target" } else { "targets" })),
     };
     let before = [about.test.then(|| "TEST".to_owned()), Some(word(about.severity))];
@@ -219,20 +224,20 @@ fn headline(digest: &Digest, about: &Circumstances<'_>, kinds: &[(String, u64)],
     (title, parts.collect::<Vec<_>>().join(" · "))
 }
 
-fn facts(digest: &Digest, kinds: &[(String, u64)], why: &str) -> Vec<Value> {
+fn facts(digest: &Digest, hosts: &Hosts, kinds: &[(String, u64)], span: &Span, why: &str) -> Vec<Value> {
     let mut list = Vec::new();
     // With a line for each event the lines say it, and of a single target the headline does; without any that recurs
     // there is no top.
     let some_recur = digest.targets.iter().any(|(_, count)| *count > 1);
     if digest.left_out() > 0 && digest.targets.len() > 1 && some_recur {
         let targets = digest.targets.iter().take(Digest::LISTED_MAX);
-        let targets = targets.filter_map(|(target, count)| Some((Target::named(target).in_short()?, *count)));
+        let targets = targets.filter_map(|(target, count)| Some((Target::named(target, hosts).in_short()?, *count)));
         list.push(("Top targets", counted(targets, digest.more_targets)));
     }
     if kinds.len() > 1 {
         list.push(("Kinds", counted(kinds.iter().cloned(), 0)));
     }
-    list.push(("Received", received(digest.first, digest.last)));
+    list.push(("Received", span.long()));
     list.push(("Why together", why.to_owned()));
     list.into_iter().map(|(label, value)| json!({"label": label, "value": value})).collect()
 }
@@ -265,47 +270,29 @@ const LINK_MAX: usize = 500;
 
 /// One event as a line: `www.example.org · 7 days`, with its title first where there are several kinds. Where all have the same
 /// target that is in the headline, and what tells the events apart is here: `Port 8443 · 7 days`.
-fn listed(event: &Event, titled: bool, one_target: bool) -> Value {
-    let about = Target::of(event);
-    let (title, target, deadline) = (one(&title(event)), about.in_short(), deadline(event));
-    let fact = context::facts(event, &about).into_iter().next().filter(|_| one_target);
+fn listed(event: &Event, digest: &Digest, about: &Circumstances<'_>, titled: bool, one_target: bool) -> Value {
+    let hosts = &about.audience.hosts;
+    let at = Target::of(event, hosts);
+    // When each was received is not at hand; it was between these two.
+    let received = event.time.unwrap_or(digest.last).clamp(digest.first.min(digest.last), digest.last);
+    let (title, target, deadline) = (one(&title(event, hosts)), at.in_short(), deadline(event, about, received));
+    let fact = one_target.then(|| context::facts(event, &at, hosts, None)).and_then(|facts| facts.into_iter().next());
     let fact = fact.and_then(|fact| Some(one(&format!("{} {}", fact["label"].as_str()?, fact["value"].as_str()?))));
     let place = if fact.is_some() { None } else { target.clone() };
     let titled = titled || (target.is_none() && deadline.is_none());
     let parts = [titled.then(|| title.clone()), place, fact, deadline.clone()];
     let line = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" · ");
+    let link = event.url.as_deref().filter(|url| url.len() <= LINK_MAX).and_then(|url| event_link(url, hosts));
+    let link = link.map(|(url, _)| url);
     json!({
         "line": line,
         "title": title,
-        "key": tame(event.key.as_str(), None, 128),
+        "key": tame(event.key.as_str(), Spared::NONE, 128),
         "target": target,
         "deadline": deadline,
-        "when": when(event),
-        "link": {"url": event.url.as_deref().filter(|url| url.len() <= LINK_MAX && is_vendor_url(url))},
+        "when": when(event, about),
+        "link": {"url": link},
     })
-}
-
-/// `2026-11-23` and `09:41`.
-fn day_and_minute(time: Timestamp) -> (String, String) {
-    let text = time.to_string();
-    let part = |from, to| text.get(from..to).unwrap_or_default().to_owned();
-    (part(0, 10), part(11, 16))
-}
-
-/// `09:10–09:41`; over midnight with the days.
-fn span(first: Timestamp, last: Timestamp) -> String {
-    let ((day, from), (last_day, to)) = (day_and_minute(first), day_and_minute(last));
-    match (day == last_day, from == to) {
-        (true, true) => from,
-        (true, false) => format!("{from}–{to}"),
-        (false, _) => format!("{day} {from} – {last_day} {to}"),
-    }
-}
-
-/// `2026-11-23 09:10–09:41 UTC`.
-fn received(first: Timestamp, last: Timestamp) -> String {
-    let (day, span) = (day_and_minute(first).0, span(first, last));
-    if span.starts_with(&day) { format!("{span} UTC") } else { format!("{day} {span} UTC") }
 }
 
 /// Adds what machines get: names as they came, and the records, as long as all of them together are no more than a message
@@ -379,25 +366,6 @@ mod tests {
         let mut many = digest(&[(cert, a), (issue, b)]);
         (many.count, many.more_targets, many.last) = (40, 5, many.first);
         assert_eq!(shown(&many)["headline"], "HIGH · 40 events in more than 2 kinds · 7 targets · 09:10");
-    }
-
-    #[test]
-    fn spans() {
-        let time = |text| Timestamp::from_api(text).unwrap();
-        let cases = [
-            ("2026-11-23 09:10", "2026-11-23 09:41", "09:10–09:41", "2026-11-23 09:10–09:41 UTC"),
-            ("2026-11-23 09:10:01", "2026-11-23 09:10:59", "09:10", "2026-11-23 09:10 UTC"),
-            (
-                "2026-11-23 23:50",
-                "2026-11-24 00:10",
-                "2026-11-23 23:50 – 2026-11-24 00:10",
-                "2026-11-23 23:50 – 2026-11-24 00:10 UTC",
-            ),
-        ];
-        for (first, last, short, long) in cases {
-            assert_eq!(span(time(first), time(last)), short);
-            assert_eq!(received(time(first), time(last)), long);
-        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(super) const HOSTILE: [&str; 52] = [
     "}]} , {\"a\": [",
     "\u{202E}moc.elpmaxe\u{2066}\u{200B}\u{FEFF}\u{E0041}",
     "a\0b\u{1}c\u{85}d\u{2028}e",
-    "\u{FDD0}x\u{FDD1}\u{FDD2}\u{FDD3}\u{FDD4}0",
+    "\u{FDD0}x\u{FDD1}\u{FDD2}\u{FDD3}\u{FDD4}0\u{FDD5}",
     "{{event.id}} {{{headline}}} {{> _x}} {{#each facts}}{{/each}}",
     "${7*7} @{triggerBody()} %{x} <%= x %>",
     "<!date^1392734382^{date_num}^https://evil.example|x>",
@@ -507,7 +507,7 @@ proptest! {
         3 => "\\PC{0,12}",
         2 => any::<String>(),
         3 => prop::sample::select(HOSTILE.to_vec()).prop_map(str::to_owned),
-        3 => "[<>&*_~`:|\\[\\](){}\"'\\\\@!#=./ \\u{FDD0}-\\u{FDD4}a1]{0,8}",
+        3 => "[<>&*_~`:|\\[\\](){}\"'\\\\@!#=./ \\u{FDD0}-\\u{FDD5}a1]{0,8}",
     ], 0..8)) {
         static RENDERER: std::sync::LazyLock<Renderer> = std::sync::LazyLock::new(careless);
         check(&RENDERER, &words.concat());
@@ -575,7 +575,7 @@ fn templates_that_are_refused() {
         ("slack/a.hbs", slack("{{#each facts as |runbook|}}x{{/each}}"), "slack/a.hbs:1:11: `runbook` means something else already (choose another name)"),
         ("slack/a.hbs", slack("{{headline"), "slack/a.hbs:1:21: invalid handlebars syntax"),
         ("slack/a.hbs", slack("{{#if test}}x{{/each}}"), "slack/a.hbs:1:24: helper"),
-        ("slack/a.hbs", slack("\u{FDD0}"), "slack/a.hbs:1:11: the noncharacters U+FDD0 to U+FDD4 cannot be used in a template"),
+        ("slack/a.hbs", slack("\u{FDD0}"), "slack/a.hbs:1:11: the noncharacters U+FDD0 to U+FDD5 cannot be used in a template"),
         ("slack/a.hbs", slack(&"{{#if test}}".repeat(40)), "slack/a.hbs:1:395: nested too deep, or too many branches (move an inner part to a partial)"),
         ("slack/a.hbs", slack(&"{{#if test}}{{else if test}}".repeat(101)), "slack/a.hbs:1:"),
         ("slack/a.hbs", slack(&format!("{{{{upper {}", "(upper ".repeat(5_000))), "slack/a.hbs:1:"),

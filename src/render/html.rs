@@ -9,7 +9,7 @@ const ATTRIBUTES: [&str; 5] = ["alt", "title", "aria-label", "summary", "abbr"];
 /// Attributes that change what is seen: an event could hide text with them, so only the severity may stand there.
 const LOOKS: [&str; 3] = ["class", "bgcolor", "color"];
 /// The only values that may be a link.
-const ADDRESSES: [&str; 2] = ["link.url", "runbook"];
+pub(super) const ADDRESSES: [&str; 2] = ["link.url", "runbook"];
 /// Elements whose content is not text with entities.
 const RAW: [&str; 8] = ["script", "style", "xmp", "iframe", "noembed", "noframes", "noscript", "plaintext"];
 

@@ -43,7 +43,7 @@ pub(super) fn told(notice: &Notice<'_>, about: &Circumstances<'_>) -> (Said, Val
         "mend {name} or its settings, then run: systemctl reload halo-relay. \
         Until then what was meant for it comes here; halo-relay status shows more."
     );
-    let facts = [("Reason", why.clone()), ("Owed by then", waiting), ("What to do", remedy.clone())];
+    let facts = [("Reason", why.clone()), ("Waiting", waiting), ("What to do", remedy.clone())];
     let facts = facts.into_iter().filter(|(_, value)| !value.is_empty());
     let said = Said {
         shape: Shape::Notice,

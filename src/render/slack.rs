@@ -8,7 +8,7 @@
 use serde_json::{Value, json};
 
 use super::context::Context;
-use super::taint::{Allowed, Letter, Piece, Spot, address, joins_word, letters, part, starts_line, token};
+use super::taint::{Allowed, Letter, Piece, Spot, address, joins_word, letters, links, part, starts_line, token};
 use super::text::{CUT, shorten};
 
 /// <https://docs.slack.dev/reference/block-kit/composition-objects/text-object>
@@ -80,6 +80,7 @@ fn place(spot: &Spot<'_>) -> Place {
 /// Writes a string that holds values.
 pub(super) fn write(spot: &Spot<'_>, pieces: Vec<Piece>, allowed: Allowed<'_>) -> Result<String, String> {
     let place = place(spot);
+    let pieces = links(pieces, matches!(place, Place::Mrkdwn))?;
     let pieces = &if matches!(place, Place::Address | Place::Token) { pieces } else { part(pieces, allowed) };
     let links = allowed.links;
     match place {
@@ -346,7 +347,7 @@ fn cut(text: &str, max: usize) -> String {
 /// The small plain message: no template, no blocks.
 pub(super) fn plain(context: &Context) -> Value {
     let value = |text: &str| mrkdwn(&[Piece::Value(text.to_owned())], &[]).unwrap_or_default();
-    let link = context.link().map(|url| format!("<{}|Open in Halo Security>", url.replace('&', "&amp;")));
+    let link = context.link().map(|url| format!("<{}|{}>", url.replace('&', "&amp;"), context.link_label()));
     let lines = context.plain_lines().map(value).chain(link).chain(context.text("footer").map(value));
     json!({ "text": lines.collect::<Vec<_>>().join("\n") })
 }

@@ -28,6 +28,7 @@ pub(super) fn about(
         rule: &RuleName::from("certificates"),
         runbook: Some("https://wiki.example.org/runbooks/certificates"),
         destination: &DestinationName::from("sec-slack"),
+        audience: Audience::anyone(),
         may_repeat: false,
         test: false,
         received,

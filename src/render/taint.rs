@@ -20,15 +20,17 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::text::defang;
+use super::text::{Spared, defang};
 
 const OPEN: char = '\u{FDD0}';
 const CLOSE: char = '\u{FDD1}';
 const JSON_OPEN: char = '\u{FDD2}';
 const JSON_CLOSE: char = '\u{FDD3}';
+/// Begins a link that a helper wrote: only some places can hold one.
+pub(super) const LINK: char = '\u{FDD5}';
 /// Followed by a digit, stands for the mark of that number.
 const ENCODED: char = '\u{FDD4}';
-const MARKS: [char; 5] = [OPEN, CLOSE, JSON_OPEN, JSON_CLOSE, ENCODED];
+const MARKS: [char; 6] = [OPEN, CLOSE, JSON_OPEN, JSON_CLOSE, ENCODED, LINK];
 
 /// Whether a text holds a character that means something here: no template may.
 pub(super) fn has_mark(text: &str) -> bool {
@@ -177,8 +179,7 @@ pub(super) fn pieces(text: &str) -> Vec<Piece> {
 pub(super) struct Allowed<'a> {
     /// The only addresses that may be links.
     pub(super) links: &'a [String],
-    /// The event's own host name.
-    pub(super) target: Option<&'a str>,
+    pub(super) spared: Spared<'a>,
 }
 
 /// Keeps harmless values from becoming an address together: with each other (`evil` and `.example`) or with a literal
@@ -238,7 +239,7 @@ fn is_word_end(letter: char) -> bool {
 fn flush(word: &mut Vec<Piece>, parted: &mut Vec<Piece>, allowed: Allowed<'_>) {
     let whole: String = word.iter().map(Piece::text).collect();
     let safe = if word.len() > 1 && word.iter().any(|piece| matches!(piece, Piece::Value(_))) {
-        defang(&whole, allowed.target)
+        defang(&whole, allowed.spared)
     } else {
         whole.clone()
     };
@@ -260,6 +261,22 @@ fn joined(pieces: Vec<Piece>) -> Vec<Piece> {
         }
     }
     list
+}
+
+/// Takes out what begins links, or tells that this place can hold none.
+pub(super) fn links(pieces: Vec<Piece>, can_hold: bool) -> Result<Vec<Piece>, String> {
+    let begins = |piece: &Piece| matches!(piece, Piece::Literal(text) if text.contains(LINK));
+    if !pieces.iter().any(begins) {
+        return Ok(pieces);
+    }
+    if !can_hold {
+        return Err("a link cannot stand here: this text is shown without markup".to_owned());
+    }
+    let plain = |piece| match piece {
+        Piece::Literal(text) => Piece::Literal(text.replace(LINK, "")),
+        value @ Piece::Value(_) => value,
+    };
+    Ok(pieces.into_iter().map(plain).collect())
 }
 
 /// Where in the document a string with values stands.
@@ -477,7 +494,7 @@ mod tests {
     fn values_cannot_become_an_address_together() {
         const LINK: &str = "https://app.halosecurity.com";
         let links = [LINK.to_owned()];
-        let allowed = Allowed { links: &links, target: Some("www.example.org") };
+        let allowed = Allowed { links: &links, spared: Spared { own: Some("www.example.org"), hosts: None } };
         let value = |text: &str| Piece::Value(text.to_owned());
         let literal = |text: &str| Piece::Literal(text.to_owned());
         let cases = [

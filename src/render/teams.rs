@@ -10,7 +10,7 @@ use std::io;
 use serde_json::{Value, json};
 
 use super::context::Context;
-use super::taint::{Allowed, Letter, Piece, Spot, address, joins_word, letters, part, starts_line, token};
+use super::taint::{Allowed, Letter, Piece, Spot, address, joins_word, letters, links, part, starts_line, token};
 use super::text::{CUT, shorten};
 
 /// Teams takes 28 KB for a posted message, everything counted
@@ -51,6 +51,7 @@ fn place(spot: &Spot<'_>) -> Place {
 /// Writes a string that holds values.
 pub(super) fn write(spot: &Spot<'_>, pieces: Vec<Piece>, allowed: Allowed<'_>) -> Result<String, String> {
     let place = place(spot);
+    let pieces = links(pieces, matches!(place, Place::Markdown))?;
     let pieces = &if matches!(place, Place::Address | Place::Token) { pieces } else { part(pieces, allowed) };
     let links = allowed.links;
     match place {
@@ -246,7 +247,7 @@ pub(super) fn plain(context: &Context) -> Value {
         "body": lines.map(block).collect::<Vec<_>>(),
     });
     if let Some(url) = context.link() {
-        card["actions"] = json!([{"type": "Action.OpenUrl", "title": "Open in Halo Security", "url": url}]);
+        card["actions"] = json!([{"type": "Action.OpenUrl", "title": context.link_label(), "url": url}]);
     }
     card
 }

@@ -11,9 +11,11 @@ use handlebars::Template;
 use handlebars::template::{BlockParam, DecoratorTemplate, HelperTemplate, Parameter, TemplateElement};
 use serde_json::Value;
 
-use super::helpers::{Block, JSON, SHAPES};
-use super::html::Html;
+use super::Format;
+use super::helpers::{self, Block, JSON, LINK_TO, SHAPES};
+use super::html::{ADDRESSES, Html};
 use super::taint::has_mark;
+use super::text::is_plain_url;
 
 /// Templates are bounded before they are parsed, since handlebars recurses for each block, branch and call, and a stack that
 /// overflows takes the process down: size, depth of blocks, `{{else if}}`s, depth of brackets in an expression.
@@ -26,6 +28,9 @@ const DEPTH_MAX: usize = 150;
 /// Parts of a template with all its partials, each as often as it is included: partials that include others twice, and those
 /// others twice, would keep a reload busy for ever.
 const ELEMENTS_MAX: usize = 20_000;
+
+/// What reads fields to see whether they are there, or stands in for those that are not.
+const ASKING: [&str; 9] = ["if", "unless", "with", "each", "default", "and", "or", "not", "eq"];
 
 /// Something wrong at a place of a template file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +48,9 @@ pub(super) struct Finding {
 pub(super) struct Facts {
     /// The event-specific fields it reads: null for events without them.
     pub(super) fields: BTreeSet<String>,
+    /// Of these the ones that it takes for granted, neither asking for them nor giving another value, with their first
+    /// place: file, line and column.
+    pub(super) relied_on: BTreeMap<String, (String, usize, usize)>,
     /// It reads `event.fields` as a group, or something that may be it.
     pub(super) all_fields: bool,
     /// It compares text, so its structure may depend on what the text says.
@@ -62,7 +70,7 @@ pub(super) fn check_text(file: &str, text: &str) -> Result<(), Finding> {
         }
     };
     if let Some(at) = text.find(|letter: char| has_mark(letter.encode_utf8(&mut [0; 4]))) {
-        return Err(finding(at, "the noncharacters U+FDD0 to U+FDD4 cannot be used in a template", None));
+        return Err(finding(at, "the noncharacters U+FDD0 to U+FDD5 cannot be used in a template", None));
     }
     let (mut blocks, mut branches, mut inner) = (0_usize, 0_usize, None);
     for (at, letter) in text.char_indices() {
@@ -171,26 +179,27 @@ fn place(template: &Template, at: usize) -> (usize, usize) {
 
 /// Reads one template to its end, with the partials it includes.
 ///
-/// `context` is a sample of what templates of this channel see; `html` is set for mail's HTML part.
+/// `context` is a sample of what templates of this format see.
 /// The partials must have passed [`check_partials`].
 pub(super) fn read(
     file: &str,
     templates: &BTreeMap<String, Template>,
     context: &Value,
-    html: bool,
-    json: bool,
+    format: Format,
 ) -> (Facts, Vec<Finding>) {
     let root = Frame { scope: Scope { shape: Shape::Of(context), path: String::new() }, names: Vec::new() };
     let mut reader = Reader {
         templates,
-        json,
+        format,
         file: file.to_owned(),
         at: (1, 1),
         frames: vec![root],
         depth: 0,
         elements: 0,
-        html: html.then(Html::default),
+        html: (format == Format::Html).then(Html::default),
         facts: Facts::default(),
+        asked: Vec::new(),
+        asking: None,
         findings: BTreeSet::new(),
     };
     if let Some(template) = templates.get(file) {
@@ -232,8 +241,7 @@ struct Frame<'a> {
 
 struct Reader<'a> {
     templates: &'a BTreeMap<String, Template>,
-    /// Whether `{{json …}}` is known here.
-    json: bool,
+    format: Format,
     file: String,
     at: (usize, usize),
     frames: Vec<Frame<'a>>,
@@ -241,6 +249,10 @@ struct Reader<'a> {
     elements: usize,
     html: Option<Html>,
     facts: Facts,
+    /// Fields that a block round this place asks for.
+    asked: Vec<String>,
+    /// Set while parameters are read of a call for which a field may be missing; then its fields come here.
+    asking: Option<Vec<String>>,
     findings: BTreeSet<Finding>,
 }
 
@@ -294,7 +306,8 @@ impl<'a> Reader<'a> {
 
     /// `{{name}}` or `{{helper parameters…}}`.
     fn expression(&mut self, expression: &'a HelperTemplate) {
-        let helper = expression.name.as_name().and_then(|name| self.known_helper(name));
+        // `{{link}}` alone is the member of that name.
+        let helper = expression.name.as_name().filter(|name| *name != LINK_TO).and_then(|name| self.known_helper(name));
         let path = if expression.params.is_empty() && expression.hash.is_empty() && helper.is_none() {
             let Some(name) = expression.name.as_name() else {
                 return self.find("a call cannot name what is printed".to_owned(), None);
@@ -317,8 +330,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn known_helper(&self, name: &str) -> Option<&'static super::helpers::Shape> {
-        SHAPES.iter().find(|shape| shape.name == name && (shape.name != JSON || self.json))
+    fn known_helper(&self, name: &str) -> Option<&'static helpers::Shape> {
+        SHAPES.iter().find(|shape| shape.name == name && helpers::is_known(name, self.format))
     }
 
     /// Checks a helper and its parameters; gives the scope of the first one.
@@ -328,11 +341,11 @@ impl<'a> Reader<'a> {
             return None;
         };
         let Some(helper) = self.known_helper(name) else {
-            let known = SHAPES.iter().filter(|shape| shape.name != JSON || self.json).map(|shape| shape.name);
-            let help = if name == JSON {
-                Some("`json` is for webhook templates: elsewhere print texts".to_owned())
-            } else {
-                nearest(name, known)
+            let known = SHAPES.iter().map(|shape| shape.name).filter(|name| helpers::is_known(name, self.format));
+            let help = match name {
+                JSON => Some("`json` is for webhook templates: elsewhere print texts".to_owned()),
+                LINK_TO => Some("`link` is for chat and mail texts: here print {{link.url}}".to_owned()),
+                name => nearest(name, known),
             };
             self.find(format!("there is no helper `{name}`"), help);
             return None;
@@ -341,8 +354,8 @@ impl<'a> Reader<'a> {
             let right = if helper.block == Block::Always { "{{#…}} … {{/…}}" } else { "{{…}}" };
             self.find(format!("`{name}` is not used like this"), Some(format!("it is written {right}")));
         }
-        if name == JSON && !outermost {
-            self.find("`json` cannot stand inside another call".to_owned(), None);
+        if matches!(name, JSON | LINK_TO) && !outermost {
+            self.find(format!("`{name}` cannot stand inside another call"), None);
         }
         let (least, most) = helper.parameters;
         if !(least..=most).contains(&call.params.len()) {
@@ -355,9 +368,37 @@ impl<'a> Reader<'a> {
             }
         }
         self.facts.compares |= helper.compares;
+        let asks = self.asking.is_none() && ASKING.contains(&name);
+        if asks {
+            self.asking = Some(Vec::new());
+        }
         let scopes: Vec<_> = call.params.iter().map(|parameter| self.parameter(parameter)).collect();
         self.fields_looked_up(name, &scopes, call);
+        if asks && form == Block::Always {
+            self.asked.extend(self.asking.take().into_iter().flatten());
+        } else if asks {
+            self.asking = None;
+        }
+        if name == LINK_TO {
+            self.link(&scopes, call);
+        }
         scopes.into_iter().next().flatten()
+    }
+
+    /// Where a link leads, and where it may stand.
+    fn link(&mut self, scopes: &[Option<Scope<'a>>], call: &'a HelperTemplate) {
+        let leads = match (call.params.first(), scopes.first()) {
+            (Some(Parameter::Literal(Value::String(url))), _) => is_plain_url(url),
+            (_, Some(Some(scope))) => ADDRESSES.contains(&scope.path.as_str()),
+            _ => true,
+        };
+        if !leads {
+            let help = "write {{link link.url …}}, {{link runbook …}}, or a whole address in quotes";
+            self.find("a link may not lead where an event says".to_owned(), Some(help.to_owned()));
+        }
+        if self.html.as_ref().is_some_and(|html| !html.is_text()) {
+            self.find("a link can stand only between tags".to_owned(), None);
+        }
     }
 
     /// `{{lookup event.fields "name"}}` reads a field too.
@@ -368,7 +409,17 @@ impl<'a> Reader<'a> {
             Some(Parameter::Literal(Value::String(name))),
         ) = (helper, scopes.first(), call.params.get(1))
         {
-            self.facts.fields.insert(name.clone());
+            self.reads(name);
+        }
+    }
+
+    fn reads(&mut self, field: &str) {
+        self.facts.fields.insert(field.to_owned());
+        if let Some(asking) = &mut self.asking {
+            asking.push(field.to_owned());
+        } else if !self.asked.iter().any(|asked| asked == field) {
+            let (line, column) = self.at;
+            self.facts.relied_on.entry(field.to_owned()).or_insert((self.file.clone(), line, column));
         }
     }
 
@@ -388,7 +439,7 @@ impl<'a> Reader<'a> {
     }
 
     fn block(&mut self, block: &'a HelperTemplate) {
-        let at = self.at;
+        let (at, asked) = (self.at, self.asked.len());
         let scope = self.call(block, Block::Always, true);
         let name = block.name.as_name().unwrap_or_default();
         let inner = match (name, scope) {
@@ -417,6 +468,7 @@ impl<'a> Reader<'a> {
         if let Some(template) = &block.inverse {
             self.template(template);
         }
+        self.asked.truncate(asked);
         if self.html != after {
             self.at = at;
             let message = format!("the branches of `{name}` end in different places of the document");
@@ -532,7 +584,7 @@ impl<'a> Reader<'a> {
         match scope.shape {
             Shape::Any => Some(Scope { shape: Shape::Any, path: String::new() }),
             Shape::Fields => {
-                self.facts.fields.insert(name.to_owned());
+                self.reads(name);
                 found(Shape::Text)
             }
             Shape::Body => {

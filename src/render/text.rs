@@ -9,12 +9,36 @@ use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
 use serde_json::Value;
+use unicode_segmentation::GraphemeCursor;
+
+use super::audience::Hosts;
 
 /// Marks what was cut.
 pub(super) const CUT: char = '…';
 
 /// The vendor's domain: the only one whose addresses may become links.
 const VENDOR: &str = "halosecurity.com";
+
+/// What may stand undefanged in a text, beside the vendor's hosts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spared<'a> {
+    /// The event's own host name, alone.
+    pub(super) own: Option<&'a str>,
+    /// Hosts of the rules file: their names alone, and plain addresses there.
+    pub(super) hosts: Option<&'a Hosts>,
+}
+
+impl<'a> Spared<'a> {
+    pub(super) const NONE: Spared<'static> = Spared { own: None, hosts: None };
+
+    pub(super) fn hosts(hosts: &'a Hosts) -> Self {
+        Self { own: None, hosts: Some(hosts) }
+    }
+
+    pub(super) fn allows(self, host: &str) -> bool {
+        is_vendor(host) || self.hosts.is_some_and(|hosts| hosts.allow(host))
+    }
+}
 
 /// One line of at most `max` characters: control, invisible and reordering characters dropped, white space collapsed.
 /// Marks that are written over a letter are dropped after the third, since a heap of them covers the lines around.
@@ -31,10 +55,10 @@ pub(super) fn clean(text: &str, max: usize) -> String {
             gap = count > 0;
         } else if !is_hidden(letter) && marks <= MARKS_MAX {
             for letter in gap.then_some(' ').into_iter().chain([letter]) {
-                if count == max {
-                    return with_mark(line);
-                }
                 line.push(letter);
+                if count == max {
+                    return with_mark(whole_letters(&line, max.saturating_sub(1)));
+                }
                 count += 1;
             }
             gap = false;
@@ -52,37 +76,65 @@ fn is_clean(text: &str) -> bool {
         && !text.ends_with(' ')
 }
 
-/// [`clean`] and defanged: an address in it cannot be clicked. `own` is a host name that may stand as it is.
-pub(super) fn tame(text: &str, own: Option<&str>, max: usize) -> String {
-    shorten(&defang(&clean(text, max), own), max)
+/// [`clean`] and defanged: an address in it cannot be clicked, but for what is spared.
+pub(super) fn tame(text: &str, spared: Spared<'_>, max: usize) -> String {
+    shorten(&defang(&clean(text, max), spared), max)
 }
 
-/// The first `max` characters; the last of them is `…` if anything was cut.
+/// At most `max` characters, whole ones as people see them; the last is `…` if anything was cut.
 ///
 /// An address that might stand whole must not when it is cut: `www.example.com.example.org` would lead to
 /// `www.example.com`, another's host.
 pub(super) fn shorten(text: &str, max: usize) -> String {
-    let Some((end, _)) = text.char_indices().nth(max) else { return text.to_owned() };
-    let kept = &text[..end];
+    if text.len() <= max || text.char_indices().nth(max).is_none() {
+        return text.to_owned();
+    }
+    let max = max.saturating_sub(1);
+    let kept = whole_letters(text, max);
     let word = kept.rfind([' ', '\n']).map_or(0, |at| at + 1);
     let tail = &kept[word..];
-    let tamed = if tail.contains(is_dot) { defang(tail, None) } else { tail.to_owned() };
-    let kept = kept[..word].chars().chain(tamed.chars()).take(max);
-    with_mark(kept.collect())
+    let tamed = if tail.contains(is_dot) { defang(tail, Spared::NONE) } else { tail.to_owned() };
+    let tamed = format!("{}{tamed}", &kept[..word]);
+    with_mark(without_half_escape(whole_letters(&tamed, max)))
 }
 
 /// [`shorten`] for machines: what is left is as it was.
 pub(super) fn cut(text: &str, max: usize) -> String {
     match text.char_indices().nth(max) {
         None => text.to_owned(),
-        Some((end, _)) => with_mark(text[..end].to_owned()),
+        Some(_) => with_mark(whole_letters(text, max.saturating_sub(1))),
     }
 }
 
-fn with_mark(mut text: String) -> String {
-    text.pop();
-    text.push(CUT);
-    text
+fn with_mark(text: &str) -> String {
+    format!("{text}{CUT}")
+}
+
+/// The first `max` characters, less those that belong to a letter which does not end there: one with its accents, a flag,
+/// an emoji of several.
+fn whole_letters(text: &str, max: usize) -> &str {
+    /// No letter of any language is as long; what is, may be cut.
+    const LETTER_BYTES_MAX: usize = 64;
+
+    let Some((end, next)) = text.char_indices().nth(max) else { return text };
+    if next.is_ascii_graphic() && text[..end].ends_with(|letter: char| letter.is_ascii()) {
+        return &text[..end];
+    }
+    let mut cursor = GraphemeCursor::new(end, text.len(), true);
+    if cursor.is_boundary(text, 0).unwrap_or(true) {
+        return &text[..end];
+    }
+    let start = cursor.prev_boundary(text, 0).ok().flatten().filter(|start| end - start <= LETTER_BYTES_MAX);
+    &text[..start.unwrap_or(end)]
+}
+
+/// Without the beginning of a `[.]` or `[://]` whose end was cut off.
+fn without_half_escape(text: &str) -> &str {
+    const HALVES: [&str; 9] = ["[", "[.", "[:", "[:/", "[://", "[/", "[//", "[\\", "[\\\\"];
+    match text.rfind('[') {
+        Some(at) if HALVES.contains(&&text[at..]) => &text[..at],
+        _ => text,
+    }
 }
 
 /// How many marks one letter may carry: what Vietnamese and pointed Hebrew need.
@@ -117,8 +169,44 @@ pub(super) fn is_hidden(letter: char) -> bool {
 }
 
 /// Makes addresses unclickable, the way analysts write them: `hxxps://evil[.]example`, `user@evil[.]example`.
-/// A host name stays whole only if it is `own` or the vendor's and stands alone: no scheme, user, port or path.
-pub(super) fn defang(text: &str, own: Option<&str>) -> String {
+/// A host name stays whole only if it is spared or the vendor's and stands alone: no scheme, user, port or path. Of such
+/// hosts, but for the event's own, whole plain addresses stay too.
+pub(super) fn defang(text: &str, spared: Spared<'_>) -> String {
+    if !text.contains("://") || !text.split_whitespace().any(|word| plain_address(word, spared).is_some()) {
+        return defang_all(text, spared);
+    }
+    let mut safe = String::with_capacity(text.len());
+    // Words that follow each other and are no such address are looked at together.
+    let mut others = 0;
+    let mut at = 0;
+    for word in text.split_inclusive(char::is_whitespace) {
+        if let Some(address) = plain_address(word.trim_end(), spared) {
+            let start = at + word.find(address).unwrap_or_default();
+            safe.push_str(&defang_all(&text[others..start], spared));
+            safe.push_str(address);
+            others = start + address.len();
+        }
+        at += word.len();
+    }
+    safe.push_str(&defang_all(&text[others..], spared));
+    safe
+}
+
+/// The address a word consists of, brackets and punctuation round it aside, if its host is spared. So plain that no client
+/// ends it early, or reads another host in it.
+fn plain_address<'t>(word: &'t str, spared: Spared<'_>) -> Option<&'t str> {
+    let address =
+        word.trim_start_matches(['(', '"', '\'']).trim_end_matches(['.', ',', ';', ':', '!', '?', ')', '"', '\'']);
+    let (_, rest) = address.split_once("://")?;
+    let authority = authority(rest);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.~%?=&#+-".contains(&byte);
+    let path = &rest[authority.len()..];
+    let host = authority.split(':').next().unwrap_or_default();
+    let good = is_plain_url(address) && path.bytes().all(plain) && !path.contains("//") && spared.allows(host);
+    good.then_some(address)
+}
+
+fn defang_all(text: &str, spared: Spared<'_>) -> String {
     // `//evil.example` takes the scheme of the page around it, and Outlook opens `\\server\share`.
     static SLASHES: LazyLock<Regex> = LazyLock::new(|| pattern(r"(^|[^:/\\\[])([/\\]{2,})([^\s/\\])"));
     static SCHEME: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)([a-z0-9+.-]*)(\[?:[/\\]{2})"));
@@ -154,7 +242,8 @@ pub(super) fn defang(text: &str, own: Option<&str>) -> String {
         let (before, after) = (&text[..start], &text[end..]);
         let joined = |letter: char| matches!(letter, '/' | '\\' | ':' | '?' | '#' | '@');
         let stands_alone = !before.ends_with(|letter| joined(letter) || letter == ']') && !after.starts_with(joined);
-        let may_stay = stands_alone && (own.is_some_and(|own| own.eq_ignore_ascii_case(host)) || is_vendor(host));
+        let is_own = spared.own.is_some_and(|own| own.eq_ignore_ascii_case(host));
+        let may_stay = stands_alone && (is_own || spared.allows(host));
         let is_certain = before.ends_with('@') || before.ends_with("//]") || before.ends_with("\\\\]");
         if may_stay || !(is_certain || before.ends_with("://") || looks_like_host(host)) {
             return host.to_owned();
@@ -236,6 +325,15 @@ pub(super) fn is_vendor_url(url: &str) -> bool {
     is_plain_url(url) && https_host(url).is_some_and(|host| is_plain_host(host) && is_vendor(host))
 }
 
+/// The address if it may be a link of a message, and what that is called: the vendor's, or one of the rules file's hosts.
+pub(super) fn event_link<'u>(url: &'u str, hosts: &Hosts) -> Option<(&'u str, String)> {
+    if is_vendor_url(url) {
+        return Some((url, "Open in Halo Security".to_owned()));
+    }
+    let host = https_host(url)?.split(':').next().unwrap_or_default();
+    (is_plain_url(url) && hosts.allow(host)).then(|| (url, format!("Open {host}")))
+}
+
 /// An `https` or `http` address that configuration may turn into a link: printable ASCII without the characters that end a
 /// link in some channel's notation, and a plain host with an optional port.
 pub(super) fn is_plain_url(url: &str) -> bool {
@@ -267,18 +365,17 @@ pub(super) fn brief(value: &Value) -> String {
         Value::String(text) => clean(text, 1_000),
         Value::Array(_) | Value::Object(_) => CUT.to_string(),
     };
-    let joined = |mut items: Vec<String>, more: bool| {
-        if more {
-            items.push(CUT.to_string());
-        }
-        items.join(", ")
+    let joined = |items: Vec<String>, all: usize| {
+        let more = all - items.len();
+        let and = if more == 0 { String::new() } else { format!(" and {more} more") };
+        items.join(", ") + &and
     };
     match value {
-        Value::Array(list) => joined(list.iter().take(ITEMS_MAX).map(scalar).collect(), list.len() > ITEMS_MAX),
+        Value::Array(list) => joined(list.iter().take(ITEMS_MAX).map(scalar).collect(), list.len()),
         Value::Object(members) => {
             let items = members.iter().take(ITEMS_MAX);
             let items = items.map(|(name, value)| format!("{}: {}", clean(name, 40), scalar(value)));
-            joined(items.collect(), members.len() > ITEMS_MAX)
+            joined(items.collect(), members.len())
         }
         Value::Null => String::new(),
         other => scalar(other),
@@ -368,11 +465,87 @@ mod tests {
             ("At 09:41. Data: none", "At 09:41. Data: none"),
         ];
         for (text, expected) in cases {
-            let safe = defang(text, Some("www.example.org"));
+            let own = Spared { own: Some("www.example.org"), hosts: None };
+            let safe = defang(text, own);
             assert_eq!(safe, expected, "{text:?}");
-            assert_eq!(defang(&safe, Some("www.example.org")), safe, "once is enough");
+            assert_eq!(defang(&safe, own), safe, "once is enough");
         }
-        assert_eq!(defang("www.example.org", None), "www[.]example[.]org");
+        assert_eq!(defang("www.example.org", Spared::NONE), "www[.]example[.]org");
+    }
+
+    #[test]
+    fn addresses_of_allowed_hosts_stay() {
+        let pattern = |text| crate::render::HostPattern::parse(text).unwrap();
+        let hosts = Hosts::new(vec![pattern("*.example.org"), pattern("wiki.example.com")]);
+        let stay = [
+            "see https://www.example.org/a/b?c=d&e=%20#f.",
+            "(https://wiki.example.com) http://WIKI.example.com:8080/x, www.example.org",
+            "https://app.halosecurity.com/link?q=user-event and app.halosecurity.com",
+        ];
+        for text in stay {
+            assert_eq!(defang(text, Spared::hosts(&hosts)), text);
+        }
+        let cases = [
+            ("https://example.org/", "hxxps://example[.]org/"),
+            ("https://www.example.org.evil.example/", "hxxps://www[.]example[.]org[.]evil[.]example/"),
+            ("https://www.example.org@evil.example/", "hxxps://www[.]example[.]org@evil[.]example/"),
+            ("https://user@www.example.org/", "hxxps://user@www[.]example[.]org/"),
+            ("https://evil.example/https://www.example.org/", "hxxps://evil[.]example/hxxps://www[.]example[.]org/"),
+            ("https://www.example.org/,https://evil.example", "hxxps://www[.]example[.]org/,hxxps://evil[.]example"),
+            ("https://www.example.org/x,evil.example", "hxxps://www[.]example[.]org/x,evil[.]example"),
+            ("https://www.example.org//evil.example", "hxxps://www[.]example[.]org[//]evil[.]example"),
+            ("https://www.example.org\\@evil.example", "hxxps://www[.]example[.]org\\@evil[.]example"),
+            ("https://www.example.org/|x", "hxxps://www[.]example[.]org/|x"),
+            ("https://www.example.org/*x*", "hxxps://www[.]example[.]org/*x*"),
+            ("javascript://www.example.org/x", "javascript[://]www[.]example[.]org/x"),
+            ("xhttps://www.example.org/", "xhttps[://]www[.]example[.]org/"),
+            ("https://www.example.org/ https://evil.example/", "https://www.example.org/ hxxps://evil[.]example/"),
+            ("evil.example https://www.example.org/", "evil[.]example https://www.example.org/"),
+            ("evil.example://https://www.example.org/", "evil[.]example[://]hxxps://www[.]example[.]org/"),
+            ("https://www.example.org/\u{2003}//evil.example", "https://www.example.org/\u{2003}[//]evil[.]example"),
+        ];
+        for (text, expected) in cases {
+            let safe = defang(text, Spared::hosts(&hosts));
+            assert_eq!(safe, expected, "{text}");
+            assert_eq!(defang(&safe, Spared::hosts(&hosts)), safe, "once is enough");
+        }
+        // Cut, it would lead elsewhere.
+        let long = format!("https://www.example.org/{}", "x".repeat(50));
+        assert_eq!(tame(&long, Spared::hosts(&hosts), 30), "hxxps://www[.]example[.]org/x…");
+        let links = |url| event_link(url, &hosts).map(|(_, label)| label);
+        assert_eq!(links("https://www.example.org:8443/x").as_deref(), Some("Open www.example.org"));
+        assert_eq!(links("https://app.halosecurity.com/x").as_deref(), Some("Open in Halo Security"));
+        assert_eq!((links("http://www.example.org/x"), links("https://example.org/")), (None, None));
+    }
+
+    #[test]
+    fn letters_are_cut_whole() {
+        let cases = [
+            ("abcdef", 6, "abcdef"),
+            ("abcdef", 5, "abcd…"),
+            ("cafe\u{301}s au lait", 5, "caf…"),
+            ("cafe\u{301}s au lait", 6, "cafe\u{301}…"),
+            ("ab\u{1F1E9}\u{1F1EA}\u{1F1EB}\u{1F1F7}", 4, "ab…"),
+            ("ab\u{1F1E9}\u{1F1EA}\u{1F1EB}\u{1F1F7}", 5, "ab\u{1F1E9}\u{1F1EA}…"),
+            ("x👍\u{1F3FD}yz", 3, "x…"),
+            ("각각각", 3, "각각각"),
+            ("\u{1100}\u{1161}\u{11A8}\u{1100}\u{1161}\u{11A8}", 5, "\u{1100}\u{1161}\u{11A8}…"),
+            ("e\u{301}e\u{301}", 2, "…"),
+        ];
+        for (text, max, expected) in cases {
+            assert_eq!(shorten(text, max), expected, "{text:?} {max}");
+            assert_eq!(clean(text, max), expected, "{text:?} {max}");
+            assert_eq!(cut(text, max), expected, "{text:?} {max}");
+        }
+        // For machines an emoji of several is still whole.
+        assert_eq!(cut("a👩\u{200D}💻bcd", 4), "a…");
+        assert_eq!(cut("a👩\u{200D}💻bcd", 5), "a👩\u{200D}💻…");
+        // What is longer than any letter is cut all the same, and soon.
+        let endless = "a".to_owned() + &"\u{301}".repeat(100_000);
+        assert_eq!(cut(&endless, 50).chars().count(), 50);
+        assert_eq!(shorten("aa evil.example bbb", 9), "aa evil.…");
+        assert_eq!(shorten("aa evil.example bbb", 11), "aa evil[.]…");
+        assert_eq!(shorten("aa evil.example bbb", 13), "aa evil[.]e…");
     }
 
     #[test]
@@ -422,7 +595,7 @@ mod tests {
             (json!(null), ""),
             (json!([1, "two", null, [3]]), "1, two, –, …"),
             (json!({"a": 1, "b": {"c": 2}}), "a: 1, b: …"),
-            (json!([1, 2, 3, 4, 5, 6, 7, 8, 9]), "1, 2, 3, 4, 5, 6, 7, 8, …"),
+            (json!([1, 2, 3, 4, 5, 6, 7, 8, 9]), "1, 2, 3, 4, 5, 6, 7, 8 and 1 more"),
             (json!([]), ""),
         ];
         for (value, expected) in cases {

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::template::Facts;
 use super::{
-    Circumstances, Context, Detour, Digest, DigestKind, Format, Notice, Place, RenderError, Renderer, Shape, Source,
-    TemplateError, outline, shape_of,
+    Audience, Circumstances, Context, Detour, Digest, DigestKind, Format, Notice, Place, RenderError, Renderer, Shape,
+    Source, TemplateError, outline, shape_of,
 };
 use crate::model::delivery::Code;
 use crate::model::{Content, DeliveryId, DestinationName, Event, RuleName, Severity, Timestamp};
@@ -74,6 +74,7 @@ fn context(facts: &Facts, shape: Shape, kind: Kind) -> Option<Context> {
         rule: &RuleName::from("rule"),
         runbook: full.then_some("https://wiki.example.org/runbook"),
         destination: &DestinationName::from("destination"),
+        audience: Audience::anyone(),
         may_repeat: full,
         test: full,
         received,
@@ -147,7 +148,7 @@ fn try_one(renderer: &Renderer, format: Format, name: &str, facts: &Facts) -> Op
 }
 
 /// A place in what was rendered is looked up in the template by the literal text beside it.
-fn located(source: &Source, error: &RenderError) -> TemplateError {
+pub(super) fn located(source: &Source, error: &RenderError) -> TemplateError {
     let (line, column) = match &error.place {
         Place::Line { line, column } => (*line, *column),
         Place::Whole => (1, 1),

@@ -337,7 +337,7 @@ mod tests {
             ],
             "unrouted": null,
             "route": {
-                "owed": [{"destination": "s", "rule": "b", "severity": "high", "batch": null}],
+                "owed": [{"destination": "s", "rule": "b", "severity": "high", "severity_from": "rule", "batch": null}],
                 "dropped": {"rule": "d", "reason": "noise"},
             },
         });

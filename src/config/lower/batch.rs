@@ -4,9 +4,11 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Checker;
+use crate::catalogue;
 use crate::config::file::{Batch as Written, Field, Many, Rule};
 use crate::config::problem::{Problem, quoted};
 use crate::model::Severity;
+use crate::model::key::KeyPatterns;
 use crate::routing::Batch;
 
 /// A scan reports what it finds about one target within seconds; longer than this, a reader waits for nothing.
@@ -22,9 +24,20 @@ const MAX_MOST: u32 = 1000;
 /// Each makes the groups smaller; with more, every event is a group of its own.
 const BY_MAX: usize = 8;
 
+/// `website-cert-expired`, `website-cert-expired and 3 more`
+fn few(first: &str, others: &[&str]) -> String {
+    if others.is_empty() { quoted(first) } else { format!("{} and {} more", quoted(first), others.len()) }
+}
+
 impl Checker<'_> {
-    /// `severity` is what the rule's events have.
-    pub(super) fn batch(&mut self, table: &str, rule: &Rule, severity: Severity) -> Option<Batch> {
+    /// `severity` is what the rule's events have; `None`: each that of its key, which is one of `keys`.
+    pub(super) fn batch(
+        &mut self,
+        table: &str,
+        rule: &Rule,
+        severity: Option<Severity>,
+        keys: Option<&KeyPatterns>,
+    ) -> Option<Batch> {
         let field = rule.batch.as_ref()?;
         let written = &field.value;
         self.strays(&written.strays, "`batch`", Written::FIELDS);
@@ -37,13 +50,40 @@ impl Checker<'_> {
         let wait = written.wait.as_ref().map_or(Some(WAIT), |field| self.duration(field, WAIT_MIN, WAIT_MAX));
         let max = written.max.as_ref().map_or(Some(MAX), |field| self.batch_max(field));
         let batch = Batch { by: by?, wait: wait?, max: max? };
-        if severity == Severity::Critical && rule.drop.is_none() {
-            let wait = humantime::format_duration(batch.wait);
-            let title = format!("{table} is critical, and may wait {wait} for its batch");
-            let help = "remove `batch`, or lower the severity; a critical message is worth sending alone";
-            self.report(Problem::warning("critical-batch", title), field.key, "holds critical events back", help);
+        if rule.drop.is_none() {
+            self.critical_batch(table, field, &batch, severity, keys);
         }
         Some(batch)
+    }
+
+    /// Warns of a batch that holds critical events back.
+    fn critical_batch(
+        &mut self,
+        table: &str,
+        field: &Field<Written>,
+        batch: &Batch,
+        severity: Option<Severity>,
+        keys: Option<&KeyPatterns>,
+    ) {
+        let wait = humantime::format_duration(batch.wait);
+        let critical = |known: &&catalogue::Known| known.severity == Severity::Critical;
+        let held = catalogue::all().iter().filter(critical).map(|known| known.key);
+        let held: Vec<_> = held.filter(|key| keys.is_none_or(|keys| keys.matches(key))).collect();
+        let (title, help) = match (severity, held.as_slice()) {
+            (Some(Severity::Critical), _) => (
+                format!("{table} is critical, and may wait {wait} for its batch"),
+                "remove `batch`, or lower the severity; a critical message is worth sending alone",
+            ),
+            (None, [first, others @ ..]) => (
+                format!(
+                    "{table} names no severity: {}, critical by itself, may wait {wait} for its batch",
+                    few(first, others)
+                ),
+                "send such keys by a rule of their own above, with `stop: true`; or name a severity here",
+            ),
+            _ => return,
+        };
+        self.report(Problem::warning("critical-batch", title), field.key, "holds critical events back", help);
     }
 
     fn batch_by(&mut self, field: &Field<Many>) -> Option<Vec<String>> {

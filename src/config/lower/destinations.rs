@@ -11,7 +11,7 @@ use crate::config::secrets::Asked;
 use crate::config::words::nearest;
 use crate::deliver::{Settings, UrlProblem, slack, teams, webhook};
 use crate::model::{Channel, DestinationName, Secret};
-use crate::render::Renderer;
+use crate::render::{Audience, Renderer};
 
 /// Where bots post. <https://docs.slack.dev/reference/methods/chat.postMessage>
 const SLACK_API: &str = "https://slack.com/api";
@@ -21,12 +21,25 @@ pub(super) const STAND_IN_URL: &str = "https://skipped.invalid/";
 const STAND_IN_KEY: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 pub(super) const STAND_IN_TOKEN: &str = "skipped-by-this-run";
 
-const SLACK: [&str; 10] =
-    ["type", "url", "token", "channel", "limit", "over_limit", "digest_after", "fallback", "template", "allow_http"];
-const TEAMS: [&str; 8] = ["type", "url", "limit", "over_limit", "digest_after", "fallback", "template", "allow_http"];
-const EMAIL: [&str; 9] = ["type", "smtp", "from", "to", "limit", "over_limit", "digest_after", "fallback", "template"];
-const WEBHOOK: [&str; 9] =
-    ["type", "url", "secret", "limit", "over_limit", "digest_after", "fallback", "template", "allow_http"];
+const SLACK: [&str; 11] = [
+    "type",
+    "url",
+    "token",
+    "channel",
+    "limit",
+    "over_limit",
+    "digest_after",
+    "fallback",
+    "template",
+    "timezone",
+    "allow_http",
+];
+const TEAMS: [&str; 9] =
+    ["type", "url", "limit", "over_limit", "digest_after", "fallback", "template", "timezone", "allow_http"];
+const EMAIL: [&str; 10] =
+    ["type", "smtp", "from", "to", "limit", "over_limit", "digest_after", "fallback", "template", "timezone"];
+const WEBHOOK: [&str; 10] =
+    ["type", "url", "secret", "limit", "over_limit", "digest_after", "fallback", "template", "timezone", "allow_http"];
 
 fn fields(channel: Channel, written: &Written) -> Vec<&'static str> {
     match channel {
@@ -78,6 +91,7 @@ impl Checker<'_> {
         file: &File,
         limits: &mut SharedLimits,
         templates: Option<&Renderer>,
+        audience: &Audience,
     ) -> Defined {
         let entries = file.destinations.as_ref().map(|field| self.entries(&field.value, "destination"));
         let entries = entries.unwrap_or_default();
@@ -85,7 +99,7 @@ impl Checker<'_> {
         for (name, written) in &entries {
             let kind = written.value.kind.as_ref();
             let channel = kind.and_then(|kind| presets::channel(&kind.value, &name.value));
-            let settings = self.destination(name, written, limits, templates);
+            let settings = self.destination(name, written, limits, templates, audience);
             defined.insert(name.value.as_str().into(), One { at: name.at, channel, settings });
         }
         let mut defined = Defined(defined);
@@ -99,6 +113,7 @@ impl Checker<'_> {
         written: &Sp<Written>,
         limits: &mut SharedLimits,
         templates: Option<&Renderer>,
+        audience: &Audience,
     ) -> Option<Destination> {
         let written = &written.value;
         let table = format!("the destination {}", quoted(&name.value));
@@ -122,11 +137,13 @@ impl Checker<'_> {
         if let (Some(template), Some(templates)) = (&written.template, templates) {
             self.template(template, channel, templates, None);
         }
+        let zone = written.timezone.as_ref().and_then(|field| self.timezone(field));
+        let audience = Audience { zone: zone.unwrap_or_else(|| audience.zone.clone()), ..audience.clone() };
         let owner = Owner { checker: self, name, table: &table, kind: channel.kind() };
         let settings = owner.settings(channel, written)?;
         let template = written.template.as_ref().map(|field| field.value.clone());
         // Fallbacks follow, once all destinations are known.
-        Some(Destination { settings, limits, shared_limits, overflow, fallback: None, template })
+        Some(Destination { settings, limits, shared_limits, overflow, fallback: None, template, audience })
     }
 
     /// `told_by` is where a destination of the rule is named, if it is a rule that names the template.

@@ -46,7 +46,7 @@ pub(super) fn fields(written: &Written) -> Vec<&'static str> {
     let mut fields = vec!["type"];
     fields.extend(SETTINGS.into_iter().filter(|name| settings.contains_key(*name)));
     fields.extend(is_own.then_some("preset"));
-    fields.extend(["limit", "over_limit", "digest_after", "fallback", "template", "allow_http"]);
+    fields.extend(["limit", "over_limit", "digest_after", "fallback", "template", "timezone", "allow_http"]);
     fields
 }
 

@@ -25,7 +25,7 @@ impl Checker<'_> {
         file: &File,
         destinations: &Defined,
         templates: Option<&Renderer>,
-        default_severity: Severity,
+        default_severity: Option<Severity>,
     ) -> Option<RuleSet> {
         if file.rules.is_none() && !file.strays.empty.iter().any(|key| key.value == "rules") {
             self.missing_field(
@@ -57,7 +57,7 @@ impl Checker<'_> {
     fn rule<'f>(
         &mut self,
         item: &'f Sp<Written>,
-        default_severity: Severity,
+        default_severity: Option<Severity>,
         templates: Option<&Renderer>,
         sends: &mut Sends<'_>,
         names: &mut HashMap<&'f str, At>,
@@ -82,7 +82,8 @@ impl Checker<'_> {
             self.rule_template(field, send, sends.destinations, templates);
         }
         let runbook = written.runbook.as_ref().and_then(|field| self.runbook(field));
-        let batch = self.batch(&table, written, severity.unwrap_or(default_severity));
+        let keys = keys_and_conditions.as_ref().and_then(|(keys, _)| keys.as_ref());
+        let batch = self.batch(&table, written, severity.or(default_severity), keys);
         let (keys, conditions) = keys_and_conditions?;
         let line = at.map_or(1, |at| self.source.line(at.start));
         let rule = Rule {
