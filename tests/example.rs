@@ -27,6 +27,13 @@ fn the_example_has_no_problem() {
     assert_eq!(report.exit_code(true), 0);
     let text = report.text(Style::Plain);
     assert!(text.contains("no problems; 2 sources, 4 destinations, 13 rules; revision "), "{text}");
+    let severities =
+        "severity: 11 of 12 sending rules name one; others, and unrouted events, have that of their kind\n";
+    assert!(text.ends_with(severities), "{text}");
+    assert_eq!(
+        report.json()["summary"]["severities"],
+        serde_json::json!({"sending": 12, "named": 11, "default": null})
+    );
 }
 
 #[test]

@@ -471,6 +471,7 @@ unrouted: {{ send: [free] }}
         let event = place::sample_event("website-cert-risk").unwrap_or_else(|_| panic!("the key is known"));
         let said = text(&event, &config.rules.explain(&event), &config);
         assert!(said.contains("1/1s, all-chat (5/1s, 100/10m)"), "{said}");
+        assert!(said.contains("high (event catalogue)"), "{said}");
         let ends = "
 chat: gathered by target for 30s, at most 50; held up by its limits for 1m 30s, part of a digest; not delivered for 15m, sent to mail
 mail: gathered by target for 30s, at most 50; held up by its limits, sent in its turn

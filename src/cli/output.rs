@@ -36,6 +36,12 @@ pub(super) fn complain(failure: &Failure) {
     let _ = write!(io::stderr().lock(), "{head}{message}{end}");
 }
 
+/// Says something beside a result that must stay exactly as it is.
+pub(super) fn remark(text: &str) {
+    // There is no one left to tell if this fails.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Columns as wide as their widest cell, two spaces apart; numbers are the caller's to align.
 pub(super) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let rows: Vec<_> = rows.into_iter().collect();

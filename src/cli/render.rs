@@ -54,6 +54,7 @@ impl Render {
             Some(count) => Ok(Context::digest(&digest(&event, count, about.now)?, about)),
         };
         let message = message_of(&config, &name, &event, self.template.as_deref(), false, about)?;
+        output::remark(&told_by(&config, &name, &event));
         match &message.content {
             Content::Mail { subject, text, html } if self.json => {
                 output::say_json(&serde_json::json!({ "subject": subject, "text": text, "html": html }))
@@ -79,6 +80,16 @@ fn digest(event: &Event, count: u16, last: Timestamp) -> Result<Digest, Failure>
     let failed = |why: String| Failure::new(exit::FINDINGS, format!("a digest of this event cannot be made: {why}"));
     let events = events.map_err(|error| failed(error.to_string()))?;
     Digest::of(DigestKind::Batch, &events).ok_or_else(|| failed("it has no events".to_owned()))
+}
+
+/// `as rule certificates sends it: high (rule)`
+fn told_by(config: &Config, to: &DestinationName, event: &Event) -> String {
+    let route = config.rules.route(event);
+    if let Some(owed) = route.owed.iter().find(|owed| owed.destination == *to) {
+        return format!("as rule {} sends it: {} ({})", owed.rule, owed.severity, owed.severity_from);
+    }
+    let (severity, from) = config.rules.severity(None, event.key.as_str());
+    format!("no rule sends it to {to}; as if it were unrouted: {severity} ({from})")
 }
 
 fn mail(message: &Message) -> String {

@@ -1,12 +1,14 @@
 //! What `halo-relay check` says: everything [`load`] finds, as text or JSON, and the exit code it deserves.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::problem::{Problem, Style, render_all};
 use super::{LoadOptions, load};
+use crate::model;
+use crate::routing::{Action, Rule, RuleSet};
 
 /// The outcome of checking one rules file.
 #[derive(Clone, Debug)]
@@ -25,8 +27,42 @@ pub struct Summary {
     pub sources: usize,
     pub destinations: usize,
     pub rules: usize,
+    /// Who says how urgent events are.
+    pub severities: Severities,
     /// See [`Config::revision`](super::Config::revision).
     pub revision: String,
+}
+
+/// Who says how urgent events are: rules for their own; for the others `defaults`, or else the catalogue of event kinds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Severities {
+    /// Rules that send.
+    pub sending: usize,
+    /// Of these, the ones that name a severity.
+    pub named: usize,
+    pub default: Option<model::Severity>,
+}
+
+impl Severities {
+    fn of(rules: &RuleSet) -> Self {
+        let sends = |rule: &&Rule| matches!(rule.action, Action::Send(_));
+        let sending = rules.rules().iter().filter(sends);
+        let named = sending.clone().filter(|rule| rule.severity.is_some()).count();
+        Self { sending: sending.count(), named, default: rules.default_severity() }
+    }
+}
+
+/// `9 of 11 sending rules name one; others, and unrouted events, have that of their kind`
+impl fmt::Display for Severities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sending, named, default } = self;
+        let name = if *named == 1 { "names" } else { "name" };
+        write!(f, "{named} of {} {name} one; others, and unrouted events, have ", count(*sending, "sending rule"))?;
+        match default {
+            Some(severity) => write!(f, "the default, {severity}"),
+            None => f.write_str("that of their kind"),
+        }
+    }
 }
 
 /// Does all that a start or a reload does with the file, and none of its effects.
@@ -39,6 +75,7 @@ pub fn check(path: &Path, options: &LoadOptions<'_>) -> CheckReport {
                 sources: config.sources.len(),
                 destinations: config.destinations.len(),
                 rules: config.rules.rules().len(),
+                severities: Severities::of(&config.rules),
                 revision: config.revision,
             }),
             problems: config.warnings,
@@ -80,9 +117,9 @@ impl CheckReport {
             (errors, warnings) => format!("{}, {}", count(errors, "error"), count(warnings, "warning")),
         };
         let _ = write!(text, "{}: {found}", self.file);
-        if let Some(Summary { sources, destinations, rules, revision }) = &self.summary {
+        if let Some(Summary { sources, destinations, rules, severities, revision }) = &self.summary {
             let sizes = [count(*sources, "source"), count(*destinations, "destination"), count(*rules, "rule")];
-            let _ = write!(text, "; {}; revision {revision}", sizes.join(", "));
+            let _ = write!(text, "; {}; revision {revision}\nseverity: {severities}", sizes.join(", "));
         }
         text.push('\n');
         text
@@ -99,6 +136,11 @@ impl CheckReport {
                 "sources": summary.sources,
                 "destinations": summary.destinations,
                 "rules": summary.rules,
+                "severities": {
+                    "sending": summary.severities.sending,
+                    "named": summary.severities.named,
+                    "default": summary.severities.default.map(model::Severity::name),
+                },
                 "revision": summary.revision,
             })),
         })

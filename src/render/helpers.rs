@@ -257,3 +257,187 @@ fn write_json(
     out.write(&text)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use crate::model::{Channel, Content, Event, Zone};
+    use crate::render::snapshot_tests::{about, context, sample};
+    use crate::render::{Audience, Context, Digest, DigestKind, HostPattern, Hosts, Renderer};
+
+    fn load(file: &str, text: &str) -> Renderer {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        Renderer::load(Some(dir.path())).unwrap_or_else(|errors| panic!("{text}: {errors:#?}"))
+    }
+
+    fn mail(text: &str, context: &Context) -> String {
+        let Content::Mail { text, .. } = load("email/a.text.hbs", text).render(Channel::Email, "a", context).unwrap()
+        else {
+            panic!("no mail")
+        };
+        text.trim_end().to_owned()
+    }
+
+    fn berlin() -> Audience {
+        let hosts = Hosts::new(vec![HostPattern::parse("*.example.org").unwrap()]);
+        Audience { zone: Zone::named("Europe/Berlin").unwrap(), hosts }
+    }
+
+    #[test]
+    fn times_are_told_as_readers_see_them() {
+        let berlin = berlin();
+        let event = json!({"event_id": "1", "key": "k", "date_created": "2026-11-23 09:41", "seen": "2026-11-21T06:00:00Z",
+            "due": "2026-11-30", "odd": "soon", "expires_in_days": 7});
+        let event = Event::from_value(event).unwrap();
+        let context = about(
+            |_| (),
+            |about| {
+                let now = about.received.plus(Duration::from_hours(3));
+                Context::new(&event, &super::super::Circumstances { audience: &berlin, now, ..*about })
+            },
+        );
+        let cases = [
+            ("{{headline}}", "HIGH · K · 7 days"),
+            ("{{event.when}}, {{event.time}}", "2026-11-23 10:41 CET, 2026-11-23T09:41:00Z"),
+            ("{{timezone}} {{now}}", "Europe/Berlin 2026-11-23T12:42:00Z"),
+            ("{{time received}}, {{relative received}}", "2026-11-23 10:42 CET, 3 hours ago"),
+            ("{{time event.fields.seen}}, {{relative event.fields.seen}}", "2026-11-21 07:00 CET, 2 days ago"),
+            ("{{time event.fields.due}}, {{relative event.fields.due}}", "2026-11-30, in 7 days"),
+            ("{{relative now}} {{relative event.fields.odd}} {{relative event.fields.none}}.", "now soon ."),
+            (
+                "{{#each facts}}{{#if @last}}{{label}}: {{value}} {{time @root.received}}{{/if}}{{/each}}",
+                "Time: 2026-11-23 10:41 CET 2026-11-23 10:42 CET",
+            ),
+            ("{{late}}", "sent 3 hours late"),
+        ];
+        for (template, expected) in cases {
+            assert_eq!(mail(template, &context), expected, "{template}");
+        }
+    }
+
+    #[test]
+    fn lists_and_plurals() {
+        let sample = sample("issue-add");
+        let events = |count: usize| {
+            let mut record = sample.body().clone();
+            let event = |number: usize| {
+                record.insert("target".to_owned(), json!(format!("h{number}.example.org")));
+                (Event::from_value(record.clone().into()).unwrap(), crate::model::Timestamp::default())
+            };
+            (0..count).map(event).collect::<Vec<_>>()
+        };
+        let digest = |count| {
+            let digest = Digest::of(DigestKind::Batch, &events(count)).unwrap();
+            about(|_| (), |about| Context::digest(&digest, about))
+        };
+        let list = |template: &str, context: &Context| {
+            let Content::Mail { text, .. } =
+                load("email/a.digest.text.hbs", template).render(Channel::Email, "a", context).unwrap()
+            else {
+                panic!("no mail")
+            };
+            text.trim_end().to_owned()
+        };
+        let cases = [
+            (1, "{{plural digest.count 'event' 'events'}}", "1 event"),
+            (2, "{{plural digest.count 'event' 'events'}}", "2 events"),
+            (2, "{{plural digest.left_out 'event' 'events'}}", "0 events"),
+            (1, "{{list digest.targets 'target'}}", "h0.example.org"),
+            (2, "{{list digest.targets 'target'}}", "h0.example.org and h1.example.org"),
+            (3, "{{list digest.targets 'target'}}", "h0.example.org, h1.example.org and h2.example.org"),
+            (7, "{{list digest.targets 'target' 2}}", "h0.example.org, h1.example.org and 5 more"),
+            (12, "{{list digest.targets 'target' 1 digest.more_targets}}", "h0.example.org and 11 more"),
+            (12, "{{list digest.targets 'none'}}.", "."),
+            (2, "{{list digest.keys}}", "key: issue-add, title: New issue detected, count: 2"),
+        ];
+        for (count, template, expected) in cases {
+            assert_eq!(list(template, &digest(count)), expected, "{template}");
+        }
+        let event = context(&sample, |_| ());
+        assert_eq!(
+            mail("{{list event.subject 3}} {{plural title 'a' 'b'}}", &event),
+            "New Issue Detected New issue detected b"
+        );
+        assert_eq!(mail("{{truncate event.subject 5}} {{short event.subject 5}}", &event), "New … New …");
+    }
+
+    #[test]
+    fn links_are_as_the_channel_writes_them() {
+        let hostile = json!({"event_id": "1", "key": "k", "a": "<!channel> ](x) *b* \"q\"",
+            "url": "https://app.halosecurity.com/link?q=a&b=(c)"});
+        let event = Event::from_value(hostile).unwrap();
+        let shown = context(&event, |_| ());
+        let json = |channel, file: &str, text: &str, pointer: &str, context: &Context| {
+            let Content::Json(json) = load(file, text).render(channel, "a", context).unwrap() else {
+                panic!("no JSON")
+            };
+            json.pointer(pointer).unwrap().as_str().unwrap().to_owned()
+        };
+        let slack = |call: &str, context: &Context| {
+            json(Channel::Slack, "slack/a.hbs", &format!("{{\"text\": \"see {call}.\"}}"), "/text", context)
+        };
+        let teams = |call: &str| {
+            let card = format!(
+                "{{\"type\": \"AdaptiveCard\", \"body\": [{{\"type\": \"TextBlock\", \"text\": \"see {call}.\"}}]}}"
+            );
+            json(Channel::Teams, "teams/a.hbs", &card, "/body/0/text", &shown)
+        };
+        let url = "https://app.halosecurity.com/link?q=a&b=(c)";
+        let (own, literal) =
+            ("{{link link.url event.fields.a}}", "{{link 'https://status.example.com/?a=1&b=(2)' 'Status'}}");
+        assert_eq!(slack(own, &shown), format!("see <{}|&lt;!channel&gt; ](x) ∗b∗ \"q\">.", url.replace('&', "&amp;")));
+        assert_eq!(slack(literal, &shown), "see <https://status.example.com/?a=1&amp;b=(2)|Status>.");
+        assert_eq!(
+            slack("{{link runbook ''}}", &shown),
+            "see <https://wiki.example.org/runbooks/certificates|https://wiki.example.org/runbooks/certificates>."
+        );
+        assert_eq!(teams(own), "see [‹!channel› \\]（x) ∗b∗ \"q\"](https://app.halosecurity.com/link?q=a&b=%28c%29).");
+        assert_eq!(teams(literal), "see [Status](https://status.example.com/?a=1&b=%282%29).");
+        assert_eq!(mail(own, &shown), format!("<!channel> ](x) *b* \"q\": {url}"));
+        let html =
+            load("email/a.html.hbs", &format!("<p>{own} {literal}</p>")).render(Channel::Email, "a", &shown).unwrap();
+        let Content::Mail { html: Some(html), .. } = html else { panic!("no HTML") };
+        assert_eq!(
+            html.trim_end(),
+            "<p><a href=\"https://app.halosecurity.com/link?q&#61;a&amp;b&#61;(c)\">&lt;!channel&gt; ](x) *b* &quot;q&quot;</a> \
+             <a href=\"https://status.example.com/?a=1&amp;b=(2)\">Status</a></p>"
+        );
+        // Nothing where there is no address.
+        let bare = Event::from_value(json!({"event_id": "1", "key": "k"})).unwrap();
+        assert_eq!(slack("{{link link.url 'Open'}}", &context(&bare, |_| ())), "see .");
+        // In a list each has its own.
+        let listed = "{\"text\": \"{{#each digest.events}}{{link link.url line}} {{/each}}\"}";
+        let digest = Digest::of(DigestKind::Batch, &vec![(event, crate::model::Timestamp::default()); 2]).unwrap();
+        let digest = about(|_| (), |about| Context::digest(&digest, about));
+        let text = json(Channel::Slack, "slack/a.digest.hbs", listed, "/text", &digest);
+        assert_eq!(text.matches("|K>").count(), 2, "{text}");
+    }
+
+    #[test]
+    fn allowed_hosts_may_be_clicked() {
+        let berlin = berlin();
+        let event = json!({"event_id": "1", "key": "k", "subject": "see https://a.example.org/x", "url": "https://b.example.org/y",
+            "detail": "https://evil.example/ on c.example.org"});
+        let event = Event::from_value(event).unwrap();
+        let told = |audience: &Audience| {
+            let context =
+                about(|_| (), |about| Context::new(&event, &super::super::Circumstances { audience, ..*about }));
+            mail("{{title}} | {{link.url}} {{link.label}} | {{event.fields.detail}}.", &context)
+        };
+        assert_eq!(
+            told(&berlin),
+            "see https://a.example.org/x | https://b.example.org/y Open b.example.org | hxxps://evil[.]example/ on c.example.org."
+        );
+        assert_eq!(
+            told(Audience::anyone()),
+            "see hxxps://a[.]example[.]org/x |   | hxxps://evil[.]example/ on c[.]example[.]org."
+        );
+    }
+}

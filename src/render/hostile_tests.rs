@@ -625,6 +625,10 @@ fn templates_that_are_refused() {
         ("slak/a.hbs", "x".to_owned(), "slak/a.hbs:1:1: \"slak\" is not a destination type (slack, teams, email, webhook)"),
         ("slack/a.hbs", "x".repeat(70_000), "slack/a.hbs:1:1: a template may have 65536 bytes"),
     ];
+    are_refused(cases);
+}
+
+fn are_refused<const N: usize>(cases: [(&str, String, &str); N]) {
     let mut wrong = Vec::new();
     for (name, text, expected) in cases {
         let found = problems(name, &text);
@@ -633,6 +637,22 @@ fn templates_that_are_refused() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn links_that_are_refused() {
+    let slack = |text: &str| format!("{{\"text\": \"{text}\"}}");
+    are_refused([
+        ("slack/a.hbs", slack("{{link event.url 'x'}}"), "slack/a.hbs:1:11: a link may not lead where an event says (write {{link link.url …}}, {{link runbook …}}, or a whole address in quotes)"),
+        ("slack/a.hbs", slack("{{link (default event.fields.a runbook) 'x'}}"), "slack/a.hbs:1:11: a link may not lead where an event says"),
+        ("slack/a.hbs", slack("{{link 'javascript:alert(1)' 'x'}}"), "slack/a.hbs:1:11: a link may not lead where an event says"),
+        ("slack/a.hbs", slack("{{upper (link runbook 'x')}}"), "slack/a.hbs:1:11: `link` cannot stand inside another call"),
+        ("slack/a.hbs", "{\"text\": \"x\", \"blocks\": [{\"type\": \"header\", \"text\": {\"type\": \"plain_text\", \"text\": \"{{link runbook 'x'}}\"}}]}".to_owned(), "slack/a.hbs:1:2: a link cannot stand here: this text is shown without markup"),
+        ("teams/a.hbs", "{\"type\": \"AdaptiveCard\", \"body\": [{\"type\": \"RichTextBlock\", \"inlines\": [{\"type\": \"TextRun\", \"text\": \"{{link runbook 'x'}}\"}]}]}".to_owned(), "teams/a.hbs:1:93: a link cannot stand here"),
+        ("webhook/a.hbs", "{\"a\": \"{{link runbook 'x'}}\"}".to_owned(), "webhook/a.hbs:1:8: there is no helper `link` (`link` is for chat and mail texts: here print {{link.url}})"),
+        ("email/a.subject.hbs", "{{link runbook 'x'}}".to_owned(), "email/a.subject.hbs:1:1: there is no helper `link`"),
+        ("email/a.html.hbs", "<p title=\"{{link runbook 'x'}}\">".to_owned(), "email/a.html.hbs:1:11: a link can stand only between tags"),
+    ]);
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn missed(format: Format, templates: &Templates, facts: &Facts, samples: &[(&Kno
         found.push(if without.len() == samples.len() {
             none_has(source, (*line, *column), field, samples)
         } else {
-            let message = format!("there is no `{field}` in {}, which come here too", events_of(&without));
+            let message = format!("there is no `{field}` in events of {}, which come here too", listed(&without));
             let help = format!(
                 "there it prints nothing: write {{{{default event.fields.{field} \"…\"}}}}, or put it in {{{{#if event.fields.{field}}}}}"
             );
@@ -115,12 +115,8 @@ fn none_has(
         [_] => format!("it has {}", fields.iter().copied().collect::<Vec<_>>().join(", ")),
         _ => "see the fields of a kind with `halo-relay explain --key KEY --json`".to_owned(),
     });
-    let message = format!("there is no `{field}` in {}, and no others come here", events_of(&keys));
+    let message = format!("none of the events that come here has a `{field}`: not {}", listed(&keys));
     source.error(line, column, message, Some(help))
-}
-
-fn events_of(keys: &[&str]) -> String {
-    format!("events of {}", listed(keys))
 }
 
 /// `a`, `a and b`, `a, b, c and 12 more`
@@ -217,7 +213,7 @@ mod tests {
                 &slack("{{event.fields.risk_raison}}"),
                 &one,
                 &[
-                    "a:1:11: there is no `risk_raison` in events of website-cert-risk, and no others come here (did you mean `risk_reason`?)",
+                    "a:1:11: none of the events that come here has a `risk_raison`: not website-cert-risk (did you mean `risk_reason`?)",
                 ],
             ),
             (
@@ -225,7 +221,7 @@ mod tests {
                 &port,
                 &one,
                 &[
-                    "a:1:14: there is no `port` in events of website-cert-risk, and no others come here (it has risk, risk_reason, scan_id, target_id)",
+                    "a:1:14: none of the events that come here has a `port`: not website-cert-risk (it has risk, risk_reason, scan_id, target_id)",
                 ],
             ),
             (
@@ -261,7 +257,7 @@ mod tests {
                 "{\"a\": {{json event.fields.risks}}}",
                 &one,
                 &[
-                    "a:1:7: there is no `risks` in events of website-cert-risk, and no others come here (did you mean `risk`?)",
+                    "a:1:7: none of the events that come here has a `risks`: not website-cert-risk (did you mean `risk`?)",
                 ],
             ),
             ("email/a.html.hbs", "<p>{{event.fields.risk}}</p>", &one, &[]),

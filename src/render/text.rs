@@ -545,7 +545,7 @@ mod tests {
         assert_eq!(cut(&endless, 50).chars().count(), 50);
         assert_eq!(shorten("aa evil.example bbb", 9), "aa evil.…");
         assert_eq!(shorten("aa evil.example bbb", 11), "aa evil[.]…");
-        assert_eq!(shorten("aa evil.example bbb", 13), "aa evil[.]e…");
+        assert_eq!(shorten("aa evil.example bbb", 13), "aa evil[.]ex…");
     }
 
     #[test]
