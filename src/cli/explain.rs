@@ -431,6 +431,7 @@ fn settings_json(destination: &Destination, config: &Config) -> Value {
     json!({
         "limits": destination.limits.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "shared_limits": shared.collect::<serde_json::Map<_, _>>(),
+        "timezone": destination.audience.zone.name(),
         "over_limit": over_limit,
         "digest_after": digest_after,
         "fallback": destination.fallback.as_ref().map(|fallback| json!({
@@ -481,6 +482,7 @@ mail: gathered by target for 30s, at most 50; held up by its limits, sent in its
         let expected = json!({
             "limits": ["1/1s"],
             "shared_limits": {"all-chat": ["5/1s", "100/10m"]},
+            "timezone": "UTC",
             "over_limit": "digest",
             "digest_after": "1m 30s",
             "fallback": {"to": "mail", "after": "15m"},

@@ -435,8 +435,8 @@ fn deadline_fields(event: &Event) -> &'static [&'static str] {
 
 /// `7 days`, `today`, `2 days ago`, as it is now: an event that counts days was right when it was `received`.
 pub(super) fn deadline(event: &Event, about: &Circumstances<'_>, received: Timestamp) -> Option<String> {
-    let value = deadline_fields(event).iter().find_map(|field| event.field(field))?;
-    days_in_words(deadline_days(value, received, about.now, &about.audience.zone)?)
+    let days = |field: &&str| deadline_days(event.field(field)?, received, about.now, &about.audience.zone);
+    days_in_words(deadline_fields(event).iter().find_map(days)?)
 }
 
 /// Emoji, colour and Teams container style of each severity.
@@ -687,6 +687,10 @@ mod tests {
             (with(json!({"expires_in_days": "1"})), "HIGH · SSL certificate expiring · www.example.org · 1 day"),
             (with(json!({"expires_in_days": 0})), "HIGH · SSL certificate expiring · www.example.org · today"),
             (with(json!({"expires_in_days": -3})), "HIGH · SSL certificate expiring · www.example.org · 3 days ago"),
+            (
+                with(json!({"expires_in_days": null, "expires_date": "2026-11-30"})),
+                "HIGH · SSL certificate expiring · www.example.org · 7 days",
+            ),
             (with(json!({"expires_in_days": [7]})), "HIGH · SSL certificate expiring · www.example.org"),
             (with(json!({"expires_in_days": i64::MIN})), "HIGH · SSL certificate expiring · www.example.org"),
             (with(json!({"target": ""})), "HIGH · SSL certificate expiring"),

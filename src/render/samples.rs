@@ -1,6 +1,6 @@
 //! Trying the user's own templates on a sample of every kind of event that comes to them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::template::{Facts, nearest};
 use super::trial::located;
@@ -57,7 +57,7 @@ impl Renderer {
         formats.filter(move |(format, _)| format.channel() == channel)
     }
 
-    /// At its place in the user's file; an error in what is compiled in is not the user's to mend.
+    /// At its place in the user's file: the one that is at fault, or that stands nearest to it.
     fn failed(&self, channel: Channel, name: &str, error: &RenderError, keys: &[&str]) -> Option<TemplateError> {
         let file = error.template.split_once('/').map_or("", |(_, file)| file);
         let own = || self.formats_of(channel).flat_map(|(_, templates)| templates.own.values());
@@ -109,12 +109,20 @@ fn none_has(
     field: &str,
     samples: &[(&Known, Event)],
 ) -> TemplateError {
-    let fields: BTreeSet<_> = samples.iter().flat_map(|(known, _)| known.fields()).collect();
-    let keys: Vec<_> = samples.iter().map(|(known, _)| known.key).collect();
-    let help = nearest(field, fields.iter().copied()).unwrap_or_else(|| match keys.as_slice() {
-        [_] => format!("it has {}", fields.iter().copied().collect::<Vec<_>>().join(", ")),
-        _ => "see the fields of a kind with `halo-relay explain --key KEY --json`".to_owned(),
+    /// As many as fit a line.
+    const FIELDS_MAX: usize = 8;
+
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for field in samples.iter().flat_map(|(known, _)| known.fields()) {
+        *counts.entry(field).or_default() += 1;
+    }
+    let help = nearest(field, counts.keys().copied()).unwrap_or_else(|| {
+        let mut common: Vec<_> = counts.iter().collect();
+        common.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let common: Vec<_> = common.into_iter().map(|(field, _)| *field).take(FIELDS_MAX).collect();
+        format!("the commonest fields here are {}", common.join(", "))
     });
+    let keys: Vec<_> = samples.iter().map(|(known, _)| known.key).collect();
     let message = format!("none of the events that come here has a `{field}`: not {}", listed(&keys));
     source.error(line, column, message, Some(help))
 }
@@ -221,7 +229,7 @@ mod tests {
                 &port,
                 &one,
                 &[
-                    "a:1:14: none of the events that come here has a `port`: not website-cert-risk (it has risk, risk_reason, scan_id, target_id)",
+                    "a:1:14: none of the events that come here has a `port`: not website-cert-risk (the commonest fields here are risk, risk_reason, scan_id, target_id)",
                 ],
             ),
             (
