@@ -71,7 +71,7 @@ impl Notifier {
         Ok(match settings {
             Settings::Slack(settings) => Self::Slack(slack::Slack::new(settings, clients)?),
             Settings::Teams(settings) => Self::Teams(teams::Teams::new(settings, clients)?),
-            Settings::Email(settings) => Self::Email(Box::new(email::Email::new(settings, clients.timeouts())?)),
+            Settings::Email(settings) => Self::Email(Box::new(email::Email::new(settings, clients)?)),
             Settings::Webhook(settings) => Self::Webhook(webhook::Webhook::new(settings, clients)?),
             Settings::Http(settings) => Self::Http(Box::new(preset::Http::new(settings, clients)?)),
         })

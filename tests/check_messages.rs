@@ -104,6 +104,7 @@ destinations:
     secret: |
       hunter2
     url: https://example.org/?hunter2
+  d: { type: email, api: { provider: ses, access_key_id: hunter2 } }
 rules:
   - { name: x, send: [a, b, c] }
 ";

@@ -45,6 +45,7 @@ fn the_example_shows_every_option() {
         file::Destination::FIELDS,
         file::Fallback::FIELDS,
         file::Smtp::FIELDS,
+        file::MailApi::FIELDS,
         file::Reference::FIELDS,
         file::Admin::FIELDS,
         file::Retention::FIELDS,
@@ -58,13 +59,46 @@ fn the_example_shows_every_option() {
         assert!(text.contains(&format!("{option}:")), "{option} is not in the example");
     }
     // What stands behind a `#` is an option too, and must work when it is uncommented.
-    let bot = text.replace("    url: { env: SLACK_SECURITY_URL }", "").replace("    # token:", "    token:");
-    let bot = bot.replace("    # channel:", "    channel:");
+    let bot = text.replace("    url: { env: SLACK_SECURITY_URL }", "").replace("\n    # token:", "\n    token:");
+    let bot = bot.replace("\n    # channel:", "\n    channel:");
     let config = config::load_str(&bot, &root().join("rules.yaml"), &LoadOptions::without_secrets());
     let config = config.unwrap_or_else(|problems| panic!("{}", problems.render(Style::Plain)));
     assert!(
         matches!(&config.destinations["sec-slack"].settings, Settings::Slack(slack) if format!("{slack:?}").contains("C0123456789"))
     );
+}
+
+/// The other ways for mail to leave, uncommented: each provider with the fields that are its own.
+#[test]
+fn the_example_shows_every_way_for_mail() {
+    let example = example();
+    let load = |text: &str| {
+        let config = config::load_str(text, &root().join("rules.yaml"), &LoadOptions::without_secrets());
+        let config = config.unwrap_or_else(|problems| panic!("{}\n{text}", problems.render(Style::Plain)));
+        assert!(config.warnings.is_empty(), "{text}");
+        format!("{:?}", config.destinations["compliance"].settings)
+    };
+    let token = example.replace("# auth: xoauth2", "auth: xoauth2").replace("      # token: {", "      token: {");
+    let token = token.replace("      password: { credential: smtp-password }", "");
+    assert!(load(&token).contains("Token {"));
+
+    let start = example.find("    smtp:\n").unwrap();
+    let end = example.find("    from: Halo relay").unwrap();
+    let mut lines = example[start..end].lines().filter_map(|line| line.strip_prefix("    #   "));
+    let fields: Vec<String> = lines.by_ref().map(|line| line.trim_start_matches("# ").to_owned()).collect();
+    for (provider, own) in [
+        ("mailgun", &["key", "domain", "region"][..]),
+        ("postmark", &["key", "stream"]),
+        ("resend", &["key"]),
+        ("sendgrid", &["key"]),
+        ("ses", &["region", "access_key_id", "secret_access_key", "session_token"]),
+    ] {
+        let is_own = |field: &&String| own.contains(&field.split(':').next().unwrap()) || field.starts_with("url:");
+        let api: Vec<_> = fields.iter().filter(is_own).map(|field| format!("      {field}\n")).collect();
+        let api = api.concat().replace("eu-west-1", if provider == "ses" { "eu-west-1" } else { "eu" });
+        let text = format!("{}    api:\n      provider: {provider}\n{api}{}", &example[..start], &example[end..]);
+        assert!(load(&text).to_lowercase().contains(&format!("service: {provider}")), "{provider}");
+    }
 }
 
 #[test]

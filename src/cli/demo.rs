@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Common, Failure, exit, output, run};
 use crate::app::{self, Load, Options};
 use crate::config::{self, Asked, Config, Listen, LoadOptions, Problems, Secrets};
+use crate::deliver::email::submission::{Server, Tls};
 use crate::demo::{self, Running};
 use crate::model::Channel;
 use crate::source::poll::FirstRun;
@@ -95,10 +96,13 @@ fn rules(services: &Running) -> Result<Config, Problems> {
     }
     for (name, destination) in &mut config.destinations {
         if let deliver::Settings::Email(mail) = &mut destination.settings {
-            mail.host = services.smtp.ip().to_string();
-            mail.port = services.smtp.port();
-            mail.tls = deliver::email::Tls::None;
-            mail.login = None;
+            mail.way = deliver::email::Way::Smtp(Server {
+                host: services.smtp.ip().to_string(),
+                port: services.smtp.port(),
+                tls: Tls::None,
+                login: None,
+                ca_file: None,
+            });
             mail.to.iter().for_each(|to| services.name_mailbox(to.email.as_ref(), name.as_str()));
         }
     }

@@ -217,6 +217,7 @@ table! {
         "token" => token: Written,
         "channel" => channel: String,
         "smtp" => smtp: Smtp,
+        "api" => api: MailApi,
         "from" => from: String,
         "to" => to: Many,
         "secret" => secret: Written,
@@ -273,9 +274,26 @@ table! {
         "host" => host: String,
         "port" => port: String,
         "tls" => tls: String,
+        "auth" => auth: String,
         "username" => username: String,
         "password" => password: Written,
+        "token" => token: Written,
         "ca_file" => ca_file: String,
+    }
+}
+
+table! {
+    /// How mail leaves by a service; which fields belong to which provider is checked later.
+    MailApi {
+        "provider" => provider: String,
+        "key" => key: Written,
+        "domain" => domain: String,
+        "region" => region: String,
+        "stream" => stream: String,
+        "access_key_id" => access_key_id: Written,
+        "secret_access_key" => secret_access_key: Written,
+        "session_token" => session_token: Written,
+        "url" => url: String,
     }
 }
 

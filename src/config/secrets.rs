@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::file::{Destination, Fallback, Field, File, LATER, Reference, Smtp, Source, Span, Strays, Written};
+use super::file::{Destination, Fallback, Field, File, LATER, MailApi, Reference, Smtp, Source, Span, Strays, Written};
 use super::problem::{quoted, reason};
 use super::read_bounded;
 use crate::model::Secret;
@@ -31,7 +31,7 @@ pub struct Asked<'a> {
     pub name: &'a str,
     /// Its `type`.
     pub kind: &'static str,
-    /// `api_key`, `token`, `url`, `secret` or `smtp.password`.
+    /// `api_key`, `token`, `url`, `secret`, or with its table `smtp.password` and `api.key`.
     pub field: &'static str,
 }
 
@@ -178,7 +178,17 @@ pub fn literals(file: &File, text: &str) -> Vec<Span> {
         }
         if let Some(smtp) = &destination.smtp {
             written(smtp.value.password.as_ref(), &mut spans);
+            written(smtp.value.token.as_ref(), &mut spans);
             spans.extend(stray_values(&smtp.value.strays));
+        }
+        if let Some(api) = &destination.api {
+            let api = &api.value;
+            for field in [&api.key, &api.access_key_id, &api.secret_access_key, &api.session_token] {
+                written(field.as_ref(), &mut spans);
+            }
+            let url = api.url.as_ref().filter(|url| url.value.contains(['@', '?', '#']));
+            spans.extend(url.and_then(|url| url.at));
+            spans.extend(stray_values(&api.strays));
         }
     }
     spans
@@ -221,7 +231,9 @@ fn stray_values(strays: &Strays) -> impl Iterator<Item = Span> {
 /// secrets every word that is not the file format's own.
 pub fn guess(text: &str) -> Vec<Span> {
     let mut spans = alike(text);
-    let named = regex(r#"(?m)(?:^|[\s{,])["']?(?:api_?key|token|url|base_url|secret|pass(?:word|wd)?)["']?[ \t]*:"#);
+    let named = regex(
+        r#"(?m)(?:^|[\s{,])["']?(?:api_?key|(?:secret_)?access_key(?:_id)?|(?:session_)?token|url|base_url|secret|pass(?:word|wd)?)["']?[ \t]*:"#,
+    );
     spans.extend(named.find_iter(text).filter_map(|found| value_after(text, found.start(), found.end())));
     spans.extend(foreign_words(text));
     spans
@@ -247,33 +259,45 @@ fn commented(text: &str) -> Vec<Span> {
 /// Sections in which no secret belongs.
 const OPEN_SECTIONS: [&str; 7] = ["admin", "defaults", "limits", "retention", "rules", "templates_dir", "unrouted"];
 /// The format's own words, beside its fields and severities.
-const WORDS: [&str; 21] = [
+const WORDS: [&str; 31] = [
     "admin",
     "all",
     "destinations",
     "digest",
     "email",
+    "eu",
     "false",
+    "global",
     "halo",
     "http",
     "https",
     "implicit",
     "limits",
     "localhost",
+    "mailgun",
     "none",
+    "password",
+    "postmark",
     "queue",
+    "resend",
     "retention",
+    "sendgrid",
+    "ses",
     "skip",
     "slack",
     "sources",
     "starttls",
     "teams",
     "true",
+    "us",
+    "xoauth2",
 ];
 
 /// Outside the open sections: the words that the format does not know.
 fn foreign_words(text: &str) -> Vec<Span> {
-    let fields = [Source::FIELDS, Destination::FIELDS, Fallback::FIELDS, Smtp::FIELDS, Reference::FIELDS].concat();
+    let fields =
+        [Source::FIELDS, Destination::FIELDS, Fallback::FIELDS, Smtp::FIELDS, MailApi::FIELDS, Reference::FIELDS]
+            .concat();
     let is_known = |word: &str| {
         let is_number = word.len() <= 5 && word.bytes().all(|byte| byte.is_ascii_digit());
         let is_variable = word.contains('_') && word.bytes().all(|byte| byte == b'_' || byte.is_ascii_uppercase());

@@ -44,6 +44,11 @@ pub fn all() -> Vec<Contract> {
         own("No answer over HTTP", lines(http::FAULTS).collect()),
         own("Email: replies", lines(email::reply::REPLIES).collect()),
         own("Email: no reply", lines(email::reply::FAULTS).collect()),
+        http("Email: Amazon SES", email::api::ses::ANSWERS),
+        http("Email: Mailgun", email::api::mailgun::ANSWERS),
+        http("Email: Postmark", email::api::postmark::ANSWERS),
+        http("Email: Resend", email::api::resend::ANSWERS),
+        http("Email: SendGrid", email::api::sendgrid::ANSWERS),
     ];
     all.extend(preset::names().filter_map(preset::find).map(of_data));
     all
@@ -216,8 +221,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::Timestamp;
+    use email::api;
 
-    const ALL: [Parts; 4] = [slack::WEBHOOK, slack::BOT, teams::WORKFLOW, webhook::WEBHOOK];
+    const ALL: [Parts; 9] = [
+        slack::WEBHOOK,
+        slack::BOT,
+        teams::WORKFLOW,
+        webhook::WEBHOOK,
+        api::mailgun::ANSWERS,
+        api::postmark::ANSWERS,
+        api::resend::ANSWERS,
+        api::sendgrid::ANSWERS,
+        api::ses::ANSWERS,
+    ];
 
     #[test]
     fn every_table_has_an_end() {
@@ -268,14 +285,31 @@ mod tests {
             body in prop_oneof![
                 any::<Vec<u8>>(),
                 "[a-z_]{1,20}".prop_map(String::into_bytes),
+                "\\{\"(name|__type|ErrorCode|id|MessageId)\":(\"[a-zA-Z_]{0,20}\"|[0-9]{1,3})\\}".prop_map(String::into_bytes),
                 "\\{\"ok\":(true|false|1),\"error\":\"[a-z_]{0,20}\",\"retry_after\":-?[0-9]{1,30}\\}"
                     .prop_map(String::into_bytes),
             ],
             whole: bool,
             wait in proptest::option::of(0u64..=u64::from(u32::MAX)),
         ) {
-            let answer = Answer { status, retry_after: wait.map(Duration::from_secs), body, whole, ..Answer::default() };
-            for judge in [slack::judge_webhook, slack::judge_bot, teams::judge, webhook::judge] {
+            let retry_after = wait.map(Duration::from_secs);
+            let mut answer = Answer { status, retry_after, body, whole, ..Answer::default() };
+            if let Some(reset) = wait {
+                answer.headers.insert("x-ratelimit-reset", reset.into());
+            }
+            let sendgrid: fn(&Answer) -> crate::model::Report =
+                |answer| api::sendgrid::judge(answer, Timestamp::from_millis(1_445_412_480_000));
+            for judge in [
+                slack::judge_webhook,
+                slack::judge_bot,
+                teams::judge,
+                webhook::judge,
+                api::mailgun::judge,
+                api::postmark::judge,
+                api::resend::judge,
+                sendgrid,
+                api::ses::judge,
+            ] {
                 let report = judge(&answer);
                 prop_assert_eq!(report.status, Some(status));
                 prop_assert!(report.outcome != Outcome::Delivered || (200..300).contains(&status));
@@ -297,6 +331,8 @@ mod tests {
                     300..=399 | 401 | 403 | 404 | 407 | 410 => &["refused_destination"],
                     408 | 425 => &["transient"],
                     429 => &["throttled"],
+                    // Mailgun speaks of payment.
+                    402 => &["refused_content", "refused_destination"],
                     400..=499 => &["refused_content"],
                     502 | 504 => &["ambiguous", "throttled"],
                     _ => &["transient"],

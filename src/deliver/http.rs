@@ -212,6 +212,11 @@ impl Answer {
         str::from_utf8(&self.body).unwrap_or_default().trim()
     }
 
+    /// A header's first value, if it is text.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
     pub(super) fn json(&self) -> Option<serde_json::Value> {
         serde_json::from_slice(&self.body).ok()
     }

@@ -326,6 +326,9 @@ impl<S: Wire> Talk<'_, S> {
         let Some((user, password)) = self.server.options.login else {
             return self.perform(upper, "502 5.5.1 no AUTH here").await;
         };
+        if let Some(token) = line.strip_prefix("AUTH XOAUTH2 ") {
+            return self.xoauth2(&decode(token.as_bytes()), user, password, upper).await;
+        }
         let given = if let Some(token) = line.strip_prefix("AUTH PLAIN ") {
             decode(token.as_bytes())
         } else {
@@ -338,6 +341,23 @@ impl<S: Wire> Talk<'_, S> {
         let right = given == format!("\0{user}\0{password}");
         self.state.authenticated = right;
         self.perform(upper, if right { "235 2.7.0 welcome" } else { "535 5.7.8 wrong login of SECRET" }).await
+    }
+
+    /// As Gmail does it: a token that is not right is answered with a challenge, and that with an empty line.
+    async fn xoauth2(&mut self, given: &str, user: &str, token: &str, upper: &str) -> io::Result<bool> {
+        if self.act(upper).is_some() {
+            return self.perform(upper, "").await;
+        }
+        if given == format!("user={user}\x01auth=Bearer {token}\x01\x01") {
+            self.state.authenticated = true;
+            return self.say("235 2.7.0 Accepted").await;
+        }
+        let challenge = r#"{"status":"400","schemes":"Bearer","scope":"https://mail.test/SECRET"}"#;
+        self.say(&format!("334 {}", STANDARD.encode(challenge))).await?;
+        if self.line().await?.is_none_or(|answer| !answer.is_empty()) {
+            self.server.breach("an answer to the challenge that is not empty".to_owned());
+        }
+        self.say("535-5.7.8 Username and Password not accepted. SECRET\r\n535 5.7.8 https://mail.test/SECRET").await
     }
 
     async fn mail(&mut self, line: &str, upper: &str) -> io::Result<bool> {

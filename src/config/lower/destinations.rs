@@ -21,34 +21,19 @@ pub(super) const STAND_IN_URL: &str = "https://skipped.invalid/";
 const STAND_IN_KEY: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 pub(super) const STAND_IN_TOKEN: &str = "skipped-by-this-run";
 
-const SLACK: [&str; 11] = [
-    "type",
-    "url",
-    "token",
-    "channel",
-    "limit",
-    "over_limit",
-    "digest_after",
-    "fallback",
-    "template",
-    "timezone",
-    "allow_http",
-];
-const TEAMS: [&str; 9] =
-    ["type", "url", "limit", "over_limit", "digest_after", "fallback", "template", "timezone", "allow_http"];
-const EMAIL: [&str; 10] =
-    ["type", "smtp", "from", "to", "limit", "over_limit", "digest_after", "fallback", "template", "timezone"];
-const WEBHOOK: [&str; 10] =
-    ["type", "url", "secret", "limit", "over_limit", "digest_after", "fallback", "template", "timezone", "allow_http"];
+/// What all destinations may say.
+const COMMON: [&str; 6] = ["limit", "over_limit", "digest_after", "fallback", "template", "timezone"];
 
 fn fields(channel: Channel, written: &Written) -> Vec<&'static str> {
-    match channel {
-        Channel::Slack => SLACK.to_vec(),
-        Channel::Teams => TEAMS.to_vec(),
-        Channel::Email => EMAIL.to_vec(),
-        Channel::Webhook => WEBHOOK.to_vec(),
+    let own = match channel {
+        Channel::Slack => vec!["url", "token", "channel"],
+        Channel::Teams => vec!["url"],
+        Channel::Email => vec!["smtp", "api", "from", "to"],
+        Channel::Webhook => vec!["url", "secret"],
         Channel::Http(_) => presets::fields(written),
-    }
+    };
+    let posted = (channel != Channel::Email).then_some("allow_http");
+    ["type"].into_iter().chain(own).chain(COMMON).chain(posted).collect()
 }
 
 /// All destinations a file names, also those with faults, so that rules naming them are not faulted too.
@@ -176,7 +161,7 @@ impl Owner<'_, '_> {
         let article = if channel == Channel::Email { "an" } else { "a" };
         let this = format!("{article} {} destination", channel.kind());
         self.checker.misplaced(&written.present(), &fields(channel, written), &this, |field| match field {
-            "smtp" | "from" | "to" => "email destinations",
+            "smtp" | "api" | "from" | "to" => "email destinations",
             "secret" => "webhook destinations",
             "token" | "channel" => "slack destinations",
             "preset" => "http destinations",
@@ -192,7 +177,7 @@ impl Owner<'_, '_> {
             }
             Channel::Email => self.email(written).map(Settings::Email),
             Channel::Webhook => self.webhook(written, allow_http).map(Settings::Webhook),
-            Channel::Http(name) => self.service(name, written, allow_http).map(Settings::Http),
+            Channel::Http(name) => self.http(name, written, allow_http).map(Settings::Http),
         }
     }
 

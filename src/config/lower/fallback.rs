@@ -7,7 +7,7 @@ use super::Checker;
 use super::destinations::Defined;
 use crate::config::file::{At, Destination, Fallback as Written, Field, Sp};
 use crate::config::problem::{Problem, quoted};
-use crate::deliver::{Settings, http, slack};
+use crate::deliver::{Settings, email, http, slack};
 use crate::model::Fallback;
 
 /// Long enough for a receiver to restart, short enough for an alert to be one still.
@@ -111,10 +111,13 @@ fn is_local(settings: &Settings) -> bool {
         Settings::Teams(settings) => is_local_url(settings.url.expose()),
         Settings::Webhook(settings) => is_local_url(settings.url.expose()),
         Settings::Http(settings) => is_local_url(&settings.url()),
-        Settings::Email(settings) if settings.host.contains(':') => {
-            http::is_to_loopback(&format!("http://[{}]", settings.host))
-        }
-        Settings::Email(settings) => http::is_to_loopback(&format!("http://{}", settings.host)),
+        Settings::Email(settings) => match &settings.way {
+            email::Way::Smtp(server) if server.host.contains(':') => {
+                http::is_to_loopback(&format!("http://[{}]", server.host))
+            }
+            email::Way::Smtp(server) => http::is_to_loopback(&format!("http://{}", server.host)),
+            email::Way::Api(api) => http::is_to_loopback(&api.base_url),
+        },
     }
 }
 

@@ -37,17 +37,14 @@ pub(super) fn of(written: &Written) -> Option<Arc<Preset>> {
     }
 }
 
-/// The fields of such a destination.
+/// The fields of such a destination that others do not have.
 pub(super) fn fields(written: &Written) -> Vec<&'static str> {
     let is_own = written.kind.as_ref().is_some_and(|kind| kind.value == OWN);
     let preset = if is_own { written.preset.as_ref().map(|field| field.value.clone()) } else { None };
     let settings =
         preset.map(Arc::new).or_else(|| of(written)).map(|preset| preset.settings.clone()).unwrap_or_default();
-    let mut fields = vec!["type"];
-    fields.extend(SETTINGS.into_iter().filter(|name| settings.contains_key(*name)));
-    fields.extend(is_own.then_some("preset"));
-    fields.extend(["limit", "over_limit", "digest_after", "fallback", "template", "timezone", "allow_http"]);
-    fields
+    let names = SETTINGS.into_iter().filter(|name| settings.contains_key(*name));
+    names.chain(is_own.then_some("preset")).collect()
 }
 
 /// The limits that a service is held to where its destination names none.
@@ -80,7 +77,7 @@ impl Checker<'_> {
 }
 
 impl Owner<'_, '_> {
-    pub(super) fn service(mut self, name: PresetName, written: &Written, allow_http: bool) -> Option<Settings> {
+    pub(super) fn http(mut self, name: PresetName, written: &Written, allow_http: bool) -> Option<Settings> {
         let preset = of(written)?;
         let mut values = Some(BTreeMap::new());
         for (setting, about) in &preset.settings {

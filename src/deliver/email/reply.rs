@@ -298,6 +298,7 @@ pub(in crate::deliver) enum Fault {
     Unconfirmed,
     NoStartTls,
     NoLogin,
+    NoToken,
     TooLarge,
 }
 
@@ -315,8 +316,9 @@ impl fmt::Display for Fault {
             Self::Unconfirmed => "lost, silent or unreadable after the end of the message",
             Self::NoStartTls => "STARTTLS is set and not offered",
             Self::NoLogin => {
-                "a login is set, and neither AUTH PLAIN nor LOGIN is offered, or the connection is in the clear"
+                "a login is set, and the server does not offer its AUTH (PLAIN or LOGIN; XOAUTH2), or the connection is in the clear"
             }
+            Self::NoToken => "the token's file cannot be read, or does not hold one token alone",
             Self::TooLarge => "the message is larger than the server's SIZE",
         })
     }
@@ -346,6 +348,12 @@ pub(in crate::deliver) const FAULTS: &[Row<Fault>] = &[
         outcome: Outcome::RefusedDestination,
         why: "No password goes over the clear",
         source: "https://www.rfc-editor.org/rfc/rfc4954#section-4",
+    },
+    Row {
+        seen: Fault::NoToken,
+        outcome: Outcome::Transient,
+        why: "The program that renews it may be at it",
+        source: "",
     },
     Row {
         seen: Fault::TooLarge,

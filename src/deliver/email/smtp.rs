@@ -8,7 +8,7 @@
 //! Written here and not taken from lettre, whose client (0.11.23) gives a message up when one recipient is refused, does
 //! not tell these two spans apart, keeps what a stranger slipped in behind the answer to STARTTLS, panics on a blank line
 //! in the answer to EHLO, and reads a line without an end into memory. Only what submission needs is here: RFC 5321, with
-//! STARTTLS (3207), AUTH PLAIN and LOGIN (4954, 4616) and SIZE (1870).
+//! STARTTLS (3207), AUTH PLAIN, LOGIN and XOAUTH2 (4954, 4616) and SIZE (1870).
 
 use std::fmt;
 use std::io;
@@ -41,6 +41,8 @@ pub(super) enum Failure {
     Refused(Phase, Reply),
     /// The connection could not be made or was lost.
     Lost(Phase, io::Error),
+    /// The server said no to the token, with the status in its own words on it, such as 400.
+    RefusedToken(Reply, Option<u16>),
     /// The server lacks what the settings or the message need.
     Unfit(Fault, &'static str),
 }
@@ -51,6 +53,11 @@ impl Failure {
             Self::Refused(phase, reply) => {
                 let detail = format!("the mail server refused the {}: {}", phase.name(), reply.codes());
                 Report::new(outcome(*phase, reply), Some(reply.code), detail)
+            }
+            Self::RefusedToken(reply, status) => {
+                let status = status.map(|status| format!(", status {status}")).unwrap_or_default();
+                let detail = format!("the mail server refused the token: {}{status}", reply.codes());
+                Report::new(outcome(Phase::Login, reply), Some(reply.code), detail)
             }
             Self::Lost(phase, error) => {
                 let detail = format!("no connection to the mail server at the {}: {}", phase.name(), root_cause(error));
@@ -142,22 +149,45 @@ impl Session {
     }
 
     pub(super) async fn login(&mut self, user: &str, password: &Secret) -> Result<(), Failure> {
-        let unfit = |what| Err(Failure::Unfit(Fault::NoLogin, what));
-        if !self.private {
-            return unfit("the login was not sent, for the connection is not encrypted");
-        }
-        let offered = parameters(&self.extensions, "AUTH").unwrap_or_default();
-        let offers = |name: &str| offered.split_whitespace().any(|offer| offer.eq_ignore_ascii_case(name));
-        if offers("PLAIN") {
+        self.must_be_private()?;
+        if self.offers_auth("PLAIN") {
             let token = STANDARD.encode(format!("\0{user}\0{}", password.expose()));
             return self.dialogue.order(Phase::Login, &format!("AUTH PLAIN {token}")).await.map(drop);
         }
-        if offers("LOGIN") {
+        if self.offers_auth("LOGIN") {
             self.dialogue.exchange(Phase::Login, "AUTH LOGIN", 334).await?;
             self.dialogue.exchange(Phase::Login, &STANDARD.encode(user), 334).await?;
             return self.dialogue.order(Phase::Login, &STANDARD.encode(password.expose())).await.map(drop);
         }
-        unfit("the mail server offers neither AUTH PLAIN nor AUTH LOGIN on this connection")
+        Err(no_login("the mail server offers neither AUTH PLAIN nor AUTH LOGIN on this connection"))
+    }
+
+    /// XOAUTH2. A server that refuses the token says why in a challenge, and its reply proper after an empty answer to
+    /// that: <https://developers.google.com/workspace/gmail/imap/xoauth2-protocol#error_response_2>.
+    pub(super) async fn login_with_token(&mut self, user: &str, token: &Secret) -> Result<(), Failure> {
+        self.must_be_private()?;
+        if !self.offers_auth("XOAUTH2") {
+            return Err(no_login("the mail server does not offer AUTH XOAUTH2 on this connection"));
+        }
+        let token = STANDARD.encode(format!("user={user}\x01auth=Bearer {}\x01\x01", token.expose()));
+        let reply = self.dialogue.ask(Phase::Login, &format!("AUTH XOAUTH2 {token}")).await?;
+        if reply.code != 334 {
+            return if reply.is_positive() { Ok(()) } else { Err(Failure::RefusedToken(reply, None)) };
+        }
+        let status = reply.lines.first().and_then(|challenge| token_status(challenge));
+        let reply = self.dialogue.ask(Phase::Login, "").await?;
+        Err(Failure::RefusedToken(reply, status))
+    }
+
+    /// Fails before a login is said where somebody on the way could read along.
+    fn must_be_private(&self) -> Result<(), Failure> {
+        let told = "the login was not sent, for the connection is not encrypted";
+        if self.private { Ok(()) } else { Err(no_login(told)) }
+    }
+
+    fn offers_auth(&self, name: &str) -> bool {
+        let offered = parameters(&self.extensions, "AUTH").unwrap_or_default();
+        offered.split_whitespace().any(|offer| offer.eq_ignore_ascii_case(name))
     }
 
     /// Names the sender and, where the server wants to know, the size: a refusal then comes before the bytes.
@@ -287,6 +317,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
     }
 }
 
+fn no_login(what: &'static str) -> Failure {
+    Failure::Unfit(Fault::NoLogin, what)
+}
+
+/// The number in `{"status":"400",…}`, in base64; the rest of it is free text.
+fn token_status(challenge: &str) -> Option<u16> {
+    let challenge = STANDARD.decode(challenge).ok()?;
+    let challenge: serde_json::Value = serde_json::from_slice(&challenge).ok()?;
+    challenge["status"].as_str()?.parse().ok().filter(|status| (100..1_000).contains(status))
+}
+
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
@@ -381,6 +422,21 @@ mod tests {
         for line in ["", "25", "2x0 ok", "250ok", "+25 ok", "199 ok", "600 ok", "éa ok", "HTTP/1.1 400"] {
             assert!(parse_line(line).is_err(), "{line:?}");
         }
+    }
+
+    #[test]
+    fn statuses_of_tokens() {
+        let cases = [
+            (r#"{"status":"400","schemes":"Bearer","scope":"https://mail.google.com/"}"#, Some(400)),
+            (r#"{"status":400}"#, None),
+            (r#"{"status":"s3cret"}"#, None),
+            (r#"{"status":"40000"}"#, None),
+            ("", None),
+        ];
+        for (challenge, expected) in cases {
+            assert_eq!(token_status(&STANDARD.encode(challenge)), expected, "{challenge}");
+        }
+        assert_eq!(token_status("no base64 …"), None);
     }
 
     #[test]
