@@ -7,10 +7,9 @@ mod glob;
 
 use std::fmt;
 
-use self::glob::KeyGlobs;
 use super::event::EventError;
 
-pub use glob::{GlobError, KeyGlob, Needle};
+pub use glob::{GlobError, KeyFilter, KeyGlob, Needle};
 
 /// The kind of an event. New kinds appear without notice, so any short text is a key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,14 +44,6 @@ impl fmt::Display for EventKey {
 pub struct KeyPatterns {
     patterns: Vec<KeyPattern>,
     filter: KeyFilter,
-}
-
-/// What [`KeyPatterns`] match, in as little memory as it takes, for who must ask many. The default matches any key.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KeyFilter {
-    /// `None`: any key.
-    including: Option<KeyGlobs>,
-    excluding: Option<KeyGlobs>,
 }
 
 /// One pattern of the list: a glob to include, or with a leading `!` one to exclude.
@@ -103,7 +94,7 @@ impl KeyPatterns {
         };
         let patterns: Vec<_> = patterns.iter().copied().enumerate().map(parse).collect::<Result<_, _>>()?;
         let globs = |excludes| patterns.iter().filter(move |it| it.excludes == excludes).map(KeyPattern::glob);
-        let filter = KeyFilter { including: KeyGlobs::new(globs(false)), excluding: KeyGlobs::new(globs(true)) };
+        let filter = KeyFilter::new(globs(false), globs(true));
         Ok(Self { patterns, filter })
     }
 
@@ -117,25 +108,20 @@ impl KeyPatterns {
 
     /// As [`matches`](Self::matches), with the reason.
     pub fn verdict(&self, key: &str) -> KeyVerdict<'_> {
-        if self.filter.including.as_ref().is_some_and(|globs| !globs.matches(key)) {
-            return KeyVerdict::Unmatched;
+        if self.matches(key) {
+            return KeyVerdict::Matched;
         }
-        match self.patterns.iter().find(|pattern| pattern.excludes && pattern.glob.matches(key)) {
-            Some(pattern) => KeyVerdict::Excluded(pattern),
-            None => KeyVerdict::Matched,
+        let (excluding, including): (Vec<_>, Vec<_>) = self.iter().partition(|pattern| pattern.excludes);
+        let included = including.is_empty() || including.iter().any(|pattern| pattern.glob.matches(key));
+        match excluding.into_iter().find(|pattern| pattern.glob.matches(key)) {
+            Some(pattern) if included => KeyVerdict::Excluded(pattern),
+            _ => KeyVerdict::Unmatched,
         }
     }
 
     /// In the order of the file.
     pub fn iter(&self) -> std::slice::Iter<'_, KeyPattern> {
         self.patterns.iter()
-    }
-}
-
-impl KeyFilter {
-    pub fn matches(&self, key: &str) -> bool {
-        self.including.as_ref().is_none_or(|globs| globs.matches(key))
-            && !self.excluding.as_ref().is_some_and(|globs| globs.matches(key))
     }
 }
 
@@ -205,6 +191,29 @@ mod tests {
             matching.iter().for_each(|key| assert!(patterns.matches(key), "{patterns:?} {key}"));
             others.iter().for_each(|key| assert!(!patterns.matches(key), "{patterns:?} {key}"));
         }
+    }
+
+    /// The filter against its patterns one by one, in every list of up to three; with texts that it keeps in place and
+    /// such as are too long for that.
+    #[test]
+    fn the_filter_is_its_patterns() {
+        let (long, longer) = ("*-{".to_owned() + &"b,".repeat(40) + "c}", "{a".to_owned() + &"?".repeat(80) + ",ab}");
+        let excluded = [format!("!{long}"), format!("!{longer}"), "!a*".to_owned(), "!b".to_owned(), "!{,}".to_owned()];
+        let included = [long, longer, "a".to_owned(), "{,}".to_owned(), "a?".to_owned(), "é*".to_owned()];
+        let all: Vec<_> = included.iter().chain(&excluded).map(String::as_str).collect();
+        for (one, two, three) in all.iter().flat_map(|one| {
+            all.iter().flat_map(move |two| [(*one, *two, *one), (*one, *two, "*"), (*one, *two, "!*-c")])
+        }) {
+            let patterns = KeyPatterns::parse(&[one, two, three]).unwrap();
+            for key in ["a", "ab", "a-b", "b", "b-c", "é", &("a".to_owned() + &"é".repeat(60)), &"a".repeat(81)] {
+                let (excluding, including): (Vec<_>, Vec<_>) = patterns.iter().partition(|pattern| pattern.excludes());
+                let any = |list: &[&KeyPattern]| list.iter().any(|pattern| pattern.glob().matches(key));
+                let expected = (including.is_empty() || any(&including)) && !any(&excluding);
+                assert_eq!(patterns.matches(key), expected, "{one} {two} {three} {key}");
+                assert_eq!(patterns.verdict(key) == KeyVerdict::Matched, expected, "{one} {two} {three} {key}");
+            }
+        }
+        assert!(KeyFilter::default().matches("a"));
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! paths reach inside. Where the value is not a number, a numeric pattern is compared as text.
 
 use std::borrow::Cow;
+use std::hash::{Hash, Hasher};
 use std::ops::{Bound, RangeBounds};
 
 use regex::{Regex, RegexBuilder};
@@ -63,6 +64,22 @@ impl Condition {
         let mut wanted = self.patterns.iter().filter(|pattern| !pattern.negated).peekable();
         (wanted.peek().is_none() || wanted.any(|pattern| pattern.test.holds(value)))
             && !self.patterns.iter().any(|pattern| pattern.negated && pattern.test.holds(value))
+    }
+}
+
+/// Equal if written alike.
+impl PartialEq for Condition {
+    fn eq(&self, other: &Self) -> bool {
+        self.field == other.field && self.patterns().eq(other.patterns())
+    }
+}
+
+impl Eq for Condition {}
+
+impl Hash for Condition {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.field.hash(state);
+        self.patterns().for_each(|pattern| pattern.hash(state));
     }
 }
 
@@ -187,25 +204,22 @@ fn compiled(expression: &str) -> Result<Regex, String> {
     })
 }
 
-/// Text with `*` for any run of characters, in either case: the lower-case pieces between the stars.
+/// Text with `*` for any run of characters, in either case: kept in lower case.
 #[derive(Clone, Debug)]
-struct Wild(Vec<String>);
+struct Wild(Box<str>);
 
 impl Wild {
     fn new(text: &str) -> Self {
-        Self(text.to_lowercase().split('*').map(str::to_owned).collect())
+        Self(text.to_lowercase().into())
     }
 
     fn matches(&self, text: &str) -> bool {
         let text = lower_case(text);
-        let [first, middle @ .., last] = self.0.as_slice() else {
-            return self.0.iter().all(|only| *only == text);
-        };
-        let Some(mut rest) = text.strip_prefix(first.as_str()).and_then(|rest| rest.strip_suffix(last.as_str())) else {
-            return false;
-        };
+        let Some((first, others)) = self.0.split_once('*') else { return *self.0 == *text };
+        let (middle, last) = others.rsplit_once('*').unwrap_or(("", others));
+        let Some(mut rest) = text.strip_prefix(first).and_then(|rest| rest.strip_suffix(last)) else { return false };
         // Taking each piece where it comes first leaves most for the others.
-        middle.iter().all(|piece| match rest.split_once(piece.as_str()) {
+        middle.split('*').all(|piece| match rest.split_once(piece) {
             Some((_, after)) => {
                 rest = after;
                 true
@@ -431,6 +445,22 @@ mod tests {
                     assert_eq!(condition.holds(Some(value)), expected, "{patterns:?} {value}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn conditions_written_alike_are_equal() {
+        let condition = |field, patterns: &[&str]| Condition::parse(field, patterns).unwrap();
+        let own = condition("port", &["5", "~a"]);
+        assert_eq!(own, condition("port", &["5", "~a"]));
+        for other in [
+            condition("ports", &["5", "~a"]),
+            condition("port", &["5"]),
+            condition("port", &["5", "~A"]),
+            condition("port", &["5", "!~a"]),
+            condition("port", &["~a", "5"]),
+        ] {
+            assert_ne!(own, other);
         }
     }
 

@@ -54,7 +54,9 @@ impl Index {
         }
         let (texts, by_text): (Vec<_>, Vec<_>) = within.into_iter().unzip();
         let kind = Some(AhoCorasickKind::ContiguousNFA);
-        let texts = AhoCorasick::builder().kind(kind).build(texts).ok();
+        // Without texts, which is usual, no pass over the key.
+        let build = || AhoCorasick::builder().kind(kind).build(&texts).ok();
+        let texts = if texts.is_empty() { None } else { build() };
         if texts.is_none() {
             // More text than the automaton can number, which is past two thousand million bytes: slow, but right.
             always.extend(by_text.iter().flatten());

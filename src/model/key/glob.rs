@@ -3,7 +3,7 @@
 //! Braces are expanded while parsing, up to [`KeyGlob::ALTERNATIVES_MAX`]; what is left are flat sequences of text, `?`,
 //! classes and `*`, for which the last `*` is the only place ever worth going back to.
 
-use std::borrow::Borrow;
+use arrayvec::ArrayString;
 
 /// A pattern for a whole key, case-sensitive.
 ///
@@ -19,12 +19,28 @@ use std::borrow::Borrow;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyGlob {
     source: String,
-    any: KeyGlobs,
+    /// All alternatives, with [`OR`] between them.
+    any: Box<str>,
 }
 
-/// All alternatives of some globs, with [`OR`] between them.
+/// What [`KeyPatterns`](super::KeyPatterns) match, in one piece of memory, for who must ask many. The default matches any
+/// key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct KeyGlobs(Box<str>);
+pub struct KeyFilter {
+    /// All alternatives, with [`OR`] between them; those that exclude come behind the others.
+    globs: Text,
+    /// How much of it includes. None is excluded if nothing is left.
+    including: usize,
+}
+
+/// Bytes. Most lists are shorter; a longer one costs a look elsewhere. Routing keeps some more beside it in 128 bytes.
+const IN_PLACE: usize = 72;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Text {
+    Short(ArrayString<IN_PLACE>),
+    Long(Box<str>),
+}
 
 /// Why a pattern is not a glob: bytes `at..at + len` of it are at fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +72,7 @@ pub enum Needle<'a> {
 type Sequence = String;
 
 const ANY: u8 = 1;
+const ANY_TEXT: &str = "\u{1}";
 const ONE: char = '\u{2}';
 /// Then the first and the last character of each range, then [`END`].
 const CLASS: char = '\u{3}';
@@ -64,6 +81,7 @@ const NOT: char = '\u{4}';
 const END: char = '\u{5}';
 /// Between sequences.
 const OR: char = '\n';
+const OR_TEXT: &str = "\n";
 
 impl KeyGlob {
     /// Four times the longest possible key: room for braces.
@@ -90,7 +108,7 @@ impl KeyGlob {
                 alternatives.push(sequence);
             }
         }
-        Ok(Self { source: pattern.to_owned(), any: KeyGlobs::any_of(&alternatives) })
+        Ok(Self { source: pattern.to_owned(), any: alternatives.join(OR_TEXT).into() })
     }
 
     /// As it was written.
@@ -100,12 +118,12 @@ impl KeyGlob {
 
     /// The whole key must match.
     pub fn matches(&self, key: &str) -> bool {
-        self.any.matches(key)
+        any_matches(&self.any, key)
     }
 
     /// One for each alternative: a key that satisfies none of them cannot match.
     pub fn needles(&self) -> impl Iterator<Item = Needle<'_>> {
-        self.any.0.split(OR).map(|sequence| {
+        self.any.split(OR).map(|sequence| {
             if !sequence.contains(char::is_control) {
                 return Needle::Whole(sequence);
             }
@@ -119,18 +137,36 @@ impl KeyGlob {
     }
 }
 
-impl KeyGlobs {
-    pub(super) fn new<'a>(globs: impl IntoIterator<Item = &'a KeyGlob>) -> Option<Self> {
-        let globs: Vec<_> = globs.into_iter().map(|glob| &*glob.any.0).collect();
-        (!globs.is_empty()).then(|| Self::any_of(&globs))
+impl KeyFilter {
+    /// No including globs: any key.
+    pub(super) fn new<'a>(
+        including: impl Iterator<Item = &'a KeyGlob>,
+        excluding: impl Iterator<Item = &'a KeyGlob>,
+    ) -> Self {
+        let mut including: Vec<_> = including.map(|glob| &*glob.any).collect();
+        if including.is_empty() {
+            including.push(ANY_TEXT);
+        }
+        let excluding: Vec<_> = excluding.map(|glob| &*glob.any).collect();
+        let including = including.join(OR_TEXT);
+        let globs = including.clone() + &excluding.join(OR_TEXT);
+        let short = ArrayString::from(&globs).map(Text::Short).ok();
+        Self { including: including.len(), globs: short.unwrap_or_else(|| Text::Long(globs.into())) }
     }
 
-    fn any_of<S: Borrow<str>>(sequences: &[S]) -> Self {
-        Self(sequences.join(&*OR.encode_utf8(&mut [0; 4])).into())
+    pub fn matches(&self, key: &str) -> bool {
+        let globs = match &self.globs {
+            Text::Short(globs) => globs.as_str(),
+            Text::Long(globs) => globs,
+        };
+        let (including, excluding) = globs.split_at(self.including);
+        any_matches(including, key) && (excluding.is_empty() || !any_matches(excluding, key))
     }
+}
 
-    pub(super) fn matches(&self, key: &str) -> bool {
-        self.0.split(OR).any(|sequence| matches(sequence, key))
+impl Default for KeyFilter {
+    fn default() -> Self {
+        Self::new(std::iter::empty(), std::iter::empty())
     }
 }
 
@@ -168,6 +204,10 @@ fn refused_start(pattern: &str) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+fn any_matches(globs: &str, key: &str) -> bool {
+    globs.split(OR).any(|sequence| matches(sequence, key))
 }
 
 fn matches(sequence: &str, key: &str) -> bool {
