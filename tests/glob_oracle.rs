@@ -41,7 +41,14 @@ proptest! {
 
     #[test]
     fn other_libraries_agree(pattern in pattern(), keys in prop::collection::vec("[abc-]{1,7}", 1..12)) {
-        let ours = KeyGlob::parse(&pattern).unwrap();
+        let ours = match KeyGlob::parse(&pattern) {
+            Ok(glob) => glob,
+            // Rarely, six braces make more alternatives than ours allows.
+            Err(error) => {
+                prop_assert!(error.message.contains("more than 256 alternatives"), "{} {}", pattern, error);
+                return Ok(());
+            }
+        };
         let theirs = globset::GlobBuilder::new(&pattern).empty_alternates(true).build().unwrap().compile_matcher();
         for key in keys {
             prop_assert_eq!(ours.matches(&key), theirs.is_match(&key), "globset: {} {}", pattern, key);
