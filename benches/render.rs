@@ -70,6 +70,8 @@ fn with_context(event: &Event, render: impl FnOnce(&Context) -> Content) -> Cont
             now: received,
             delay: None,
             detour: None,
+            mentions: &[],
+            thread: None,
         },
     ))
 }

@@ -8,6 +8,7 @@
 //! | delivery | [`DeliveryId`], [`delivery::State`] | intake | store, dispatch |
 //! | message | [`Message`] | render | deliver |
 //! | outcome | [`Outcome`] | deliver | dispatch, store |
+//! | mention | [`Mention`] | config | render |
 //! | fallback, overflow, retention | [`Fallback`], [`Overflow`], [`Retention`] | config | dispatch, store |
 //! | secret | [`Secret`] | config | source, deliver |
 
@@ -15,6 +16,7 @@ pub mod delivery;
 pub mod event;
 pub mod health;
 pub mod key;
+pub mod mention;
 pub mod message;
 pub mod name;
 pub mod policy;
@@ -27,6 +29,7 @@ pub use delivery::{DeliveryId, Outcome, Report};
 pub use event::{Event, EventId};
 pub use health::{Condition, Health};
 pub use key::EventKey;
+pub use mention::Mention;
 pub use message::{Channel, Content, Message, PresetName};
 pub use name::{DestinationName, LimitName, RuleName, SourceName};
 pub use policy::{Fallback, Overflow, Retention};

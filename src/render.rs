@@ -36,6 +36,8 @@ mod webhook;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
+mod mention_tests;
+#[cfg(test)]
 mod snapshot_tests;
 mod trial;
 

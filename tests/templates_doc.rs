@@ -10,7 +10,7 @@ use std::time::Duration;
 use halo_relay::catalogue;
 use halo_relay::model::delivery::Code;
 use halo_relay::model::{
-    Channel, Content, DeliveryId, DestinationName, Event, EventKey, RuleName, Severity, Timestamp,
+    Channel, Content, DeliveryId, DestinationName, Event, EventKey, Mention, RuleName, Severity, Timestamp,
 };
 use halo_relay::render::{Audience, Circumstances, Context, Detour, Digest, DigestKind, Notice, Renderer};
 use serde_json::json;
@@ -51,6 +51,7 @@ fn render(renderer: &Renderer, channel: Channel, name: &str, event: &Event, late
 fn context(late: bool, of: impl FnOnce(&Circumstances<'_>) -> Context) -> Context {
     let received = Timestamp::from_api("2026-11-23 09:42").unwrap();
     let name = DestinationName::from("sec-slack");
+    let mentions: Vec<Mention> = if late { vec!["here".parse().unwrap()] } else { Vec::new() };
     of(&Circumstances {
         delivery_id: &DeliveryId::new("a1b2c3", 1_234),
         code: Code::of_row(1_234),
@@ -65,6 +66,8 @@ fn context(late: bool, of: impl FnOnce(&Circumstances<'_>) -> Context) -> Contex
         now: received.plus(Duration::from_mins(if late { 42 } else { 0 })),
         delay: late.then_some("sec-slack took no messages"),
         detour: late.then_some(Detour { from: &name, why: "channel_is_archived" }),
+        mentions: &mentions,
+        thread: late.then_some("9a0364b9e99bb480dd25e1f0284c8555"),
     })
 }
 
@@ -133,7 +136,7 @@ fn the_context_is_as_the_tables_say() {
     let own = [
         rows("One event, in", "Several events, in"),
         rows("Several events, in", "News of the relay, in"),
-        rows("News of the relay, in", "## What webhooks get"),
+        rows("News of the relay, in", "## Mentions"),
     ];
     assert_eq!((common.len(), own.each_ref().map(Vec::len)), (29, [9, 12, 4]));
     let contexts = [
@@ -146,6 +149,7 @@ fn the_context_is_as_the_tables_say() {
     {
         let printed = common.iter().chain(own).map(|(name, _)| match name.as_str() {
             "facts" => "{{#each facts}}{{label}}={{value}} {{/each}}".to_owned(),
+            "mentions" => "{{#each mentions}}{{kind}}{{id}}{{name}}<{{slack}}>{{/each}}".to_owned(),
             "digest.keys" => "{{#each digest.keys}}{{key}}{{title}}{{count}}{{/each}}".to_owned(),
             "digest.targets" => "{{#each digest.targets}}{{target}}{{count}}{{/each}}".to_owned(),
             "digest.events" => "{{#each digest.events}}{{line}}{{title}}{{key}}{{target}}{{deadline}}{{when}}\
@@ -248,6 +252,24 @@ fn webhook_bodies_are_as_the_page_says() {
             assert_eq!(body["type"], row[1]);
             assert_eq!(names(&body["data"]), row[2..]);
         }
+    }
+}
+
+/// What the page says of each kind of mention.
+#[test]
+fn mentions_are_as_the_table_says() {
+    let written = ["here", "U0123ABCD", "S0123ABCD", "Ada Example <ada@example.org>", "123456789012345678", "@ops"];
+    let (_, table) = document().split_once("## Mentions").map(|(one, two)| (one.to_owned(), two.to_owned())).unwrap();
+    let rows: Vec<_> =
+        table.lines().filter(|line| line.starts_with("| `")).take(7).skip(1).map(str::to_owned).collect();
+    for written in written {
+        let mention: Mention = written.parse().unwrap();
+        let row = rows.iter().find(|row| row.contains(&format!("`{}`", mention.kind()))).unwrap();
+        let slack = mention.in_slack();
+        for said in [mention.name(), slack.as_deref()].into_iter().flatten() {
+            assert!(row.contains(&format!("`{said}`")), "{said}: {row}");
+        }
+        assert_eq!(row.matches("null").count(), usize::from(mention.name().is_none()) + usize::from(slack.is_none()));
     }
 }
 

@@ -164,6 +164,8 @@ fn message_of(
         now,
         delay: None,
         detour: None,
+        mentions: &[],
+        thread: None,
     };
     let context = context(&circumstances)?;
     let content = config

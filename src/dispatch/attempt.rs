@@ -76,6 +76,8 @@ impl Attempt {
             now,
             delay: delay.as_deref(),
             detour: moved.map(|moved| Detour { from: &moved.from, why: &moved.why }),
+            mentions: &[],
+            thread: None,
         };
         match &claimed.what {
             What::Event(body) => event(body)

@@ -14,6 +14,8 @@
 //! | `severity` | `{name, word, rank, emoji, color, style}`: `high`, `HIGH`, `3`, `🟠`, `#D9730D`, `warning` (a Teams container style) |
 //! | `link` | `{url, label}` of the event at the vendor; both null when the event's address is not the vendor's |
 //! | `runbook` | the rule's runbook address, or null |
+//! | `mentions` | who is called, of `{kind, id, name, slack}`: those of the configuration that the channel understands. `slack` is what stands in `<…>` there, or null |
+//! | `thread` | what the message belongs with: an opaque text, the same for all messages of one thread; or null |
 //! | `rule`, `destination`, `code` | names for people |
 //! | `delivery.id` | the same on every attempt |
 //! | `event` | in the shape `event`: `{id, key, subject, url, time, when, target, fields}`; `time` is RFC 3339, `when` is for people; each may be null but `id` and `key` |
@@ -48,7 +50,7 @@ use super::text::{Spared, brief, clean, event_link, is_plain_target, is_plain_ur
 use super::time::{self, days_in_words, deadline_days};
 use crate::catalogue;
 use crate::model::delivery::Code;
-use crate::model::{DeliveryId, DestinationName, Event, RuleName, Severity, Timestamp};
+use crate::model::{DeliveryId, DestinationName, Event, Mention, RuleName, Severity, Timestamp};
 
 /// What is known about one delivery beside its event.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +76,10 @@ pub struct Circumstances<'a> {
     pub delay: Option<&'a str>,
     /// Set when it goes by another destination's way than the one it is owed to.
     pub detour: Option<Detour<'a>>,
+    /// Who is called: of the configuration's, those that the channel shows ([`Mention::shown_in`]).
+    pub mentions: &'a [Mention],
+    /// What the message belongs with: opaque, the same for all messages of one thread.
+    pub thread: Option<&'a str>,
 }
 
 /// A message that goes to another destination than the one it is owed to.
@@ -116,6 +122,8 @@ pub struct Context {
     target: Option<String>,
     /// Hosts whose addresses may be shown.
     hosts: Hosts,
+    /// The only ones who may be called.
+    mentions: Vec<Mention>,
 }
 
 /// What a context was made of, for the values as they came.
@@ -182,7 +190,7 @@ impl Context {
         let (url, label) = link.unzip();
         data["link"] = object!({"url": url, "label": label});
         data["event"] = event_shown(event, &target, url.is_some(), hosts, when);
-        Self::build(data, Subject::Event(event.clone()), target.plain, hosts)
+        Self::build(data, Subject::Event(event.clone()), target.plain, about)
     }
 
     /// Several events in one message.
@@ -190,7 +198,7 @@ impl Context {
         let told = digest::told(digest, about);
         let mut data = common(told.said, about);
         data["digest"] = told.data;
-        Self::build(data, Subject::Digest(digest.clone()), None, &about.audience.hosts)
+        Self::build(data, Subject::Digest(digest.clone()), None, about)
     }
 
     /// News of the relay itself.
@@ -198,10 +206,10 @@ impl Context {
         let (said, shown) = notice::told(notice, about);
         let mut data = common(said, about);
         data["notice"] = shown;
-        Self::build(data, Subject::Notice, None, &about.audience.hosts)
+        Self::build(data, Subject::Notice, None, about)
     }
 
-    fn build(data: Value, subject: Subject, target: Option<String>, hosts: &Hosts) -> Self {
+    fn build(data: Value, subject: Subject, target: Option<String>, about: &Circumstances<'_>) -> Self {
         let own = ["/link/url", "/runbook"].into_iter().filter_map(|at| data.pointer(at));
         let listed = data.pointer("/digest/events").and_then(Value::as_array);
         let listed = listed.into_iter().flatten().filter_map(|event| event.pointer("/link/url"));
@@ -211,7 +219,8 @@ impl Context {
         links.extend(bracketed.collect::<Vec<_>>());
         let mut context = handlebars::Context::null();
         *context.data_mut() = data;
-        Self { data: context, subject, links, target, hosts: hosts.clone() }
+        let (hosts, mentions) = (about.audience.hosts.clone(), about.mentions.to_vec());
+        Self { data: context, subject, links, target, hosts, mentions }
     }
 
     /// As chat and mail templates see it, but for `event.fields`.
@@ -281,7 +290,11 @@ impl Context {
     }
 
     pub(super) fn allowed(&self) -> Allowed<'_> {
-        Allowed { links: &self.links, spared: self.spared() }
+        Allowed { links: &self.links, spared: self.spared(), mentions: &self.mentions }
+    }
+
+    pub(super) fn mentions(&self) -> &[Mention] {
+        &self.mentions
     }
 
     fn spared(&self) -> Spared<'_> {
@@ -336,6 +349,8 @@ fn common(said: Said, about: &Circumstances<'_>) -> Value {
         "severity": severity(about.severity),
         "link": object!({"url": Value::Null, "label": Value::Null}),
         "runbook": about.runbook.filter(|url| is_plain_url(url)),
+        "mentions": about.mentions.iter().map(mention).collect::<Vec<_>>(),
+        "thread": about.thread,
         "rule": clean(about.rule.as_str(), NAME_MAX),
         "destination": clean(about.destination.as_str(), NAME_MAX),
         "code": about.code.to_string(),
@@ -346,6 +361,11 @@ fn common(said: Said, about: &Circumstances<'_>) -> Value {
         "test": about.test,
         "may_repeat": about.may_repeat,
     })
+}
+
+/// Of the configuration, so its texts stand as they are.
+fn mention(mention: &Mention) -> Value {
+    object!({"kind": mention.kind(), "id": mention.id(), "name": mention.name(), "slack": mention.in_slack()})
 }
 
 /// Why something happened, in the words of a stranger: they can look like no other part of the message.
@@ -669,6 +689,8 @@ mod tests {
             now: received,
             delay: None,
             detour: None,
+            mentions: &[],
+            thread: None,
         };
         change(&mut about);
         Context::new(event, &about)
@@ -822,6 +844,8 @@ mod tests {
                 now: Timestamp::default(),
                 delay: None,
                 detour: None,
+                mentions: &[],
+                thread: None,
             },
         );
         let read = Read { fields: ["b".to_owned()].into(), ..Read::default() };

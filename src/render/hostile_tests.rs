@@ -146,7 +146,7 @@ fn rerouted<'a>(about: &Circumstances<'a>, detour: Detour<'a>) -> Circumstances<
 }
 
 /// Of every shape, and late and on another's way, with hostile text wherever strangers have their say.
-fn contexts(hostile: &str) -> [Context; 3] {
+pub(super) fn contexts(hostile: &str) -> [Context; 3] {
     let event = |number: usize| {
         let mut record = event(hostile).body().clone();
         let target = record["target"].as_str().unwrap_or_default();
@@ -272,7 +272,7 @@ fn a_subject_of_nothing_is_the_headline() {
     }
 }
 
-fn write(dir: &Path, files: &[(&str, &str)]) {
+pub(super) fn write(dir: &Path, files: &[(&str, &str)]) {
     for (name, text) in files {
         let path = dir.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -586,7 +586,7 @@ fn templates_that_are_refused() {
         ("slack/a.hbs", "{\n\"text\": \"x\", \"channel\": \"{{event.target}}\"}".to_owned(), "slack/a.hbs:2:14: `channel` takes no value here, only literal text (it is at /channel of the rendered message)"),
         ("slack/a.hbs", "{\"text\": \"x\", \"blocks\": [{\"type\": \"{{event.key}}\"}]}".to_owned(), "slack/a.hbs:1:27: `type` takes no value here"),
         ("slack/a.hbs", "{\"text\": \"x\", \"{{event.key}}\": 1}".to_owned(), "slack/a.hbs:1:1: a value cannot name a member"),
-        ("slack/a.hbs", slack("<{{event.url}}|x> <{{event.target}}|y>"), "slack/a.hbs:1:2: inside <…> a value may only be {{link.url}} or {{runbook}}, alone, or a label"),
+        ("slack/a.hbs", slack("<{{event.url}}|x> <{{event.target}}|y>"), "slack/a.hbs:1:2: inside <…> a value may only be {{link.url}}, {{runbook}} or {{slack}} of `mentions`, alone, or a label"),
         ("slack/a.hbs", "{\"text\": \"x\", \"blocks\": [{\"type\": \"rich_text\", \"elements\": [{\"type\": \"user\", \"user_id\": \"{{event.fields.user}}\"}]}]}".to_owned(), "slack/a.hbs:1:78: `user_id` takes no value here"),
         ("slack/a.hbs", "{\"text\": \"x\", \"blocks\": [{\"type\": \"markdown\", \"text\": \"{{headline}}\"}]}".to_owned(), "slack/a.hbs:1:2: `text` takes no value here"),
         ("slack/a.hbs", "{\"text\": \"x\", \"blocks\": [{\"type\": \"image\", \"image_url\": \"{{event.fields.icon}}\", \"alt_text\": \"x\"}]}".to_owned(), "slack/a.hbs:1:44: an address may only be {{link.url}} or {{runbook}}, alone"),

@@ -152,6 +152,8 @@ fn circumstances(known: &Known, context: impl FnOnce(&Circumstances<'_>) -> Cont
         runbook: Some("https://wiki.example.org/runbook"),
         destination: &DestinationName::from("destination"),
         audience: Audience::anyone(),
+        mentions: &[],
+        thread: None,
         may_repeat: false,
         test: false,
         received: NOW,

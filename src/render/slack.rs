@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::taint::{Allowed, Letter, Piece, Spot, address, joins_word, letters, links, part, starts_line, token};
 use super::text::{CUT, shorten};
+use crate::model::Mention;
 
 /// <https://docs.slack.dev/reference/block-kit/composition-objects/text-object>
 const TEXT_MAX: usize = 3_000;
@@ -51,15 +52,19 @@ const ADDRESSES: [&str; 9] = [
     "title_url",
 ];
 /// Members that hold a name without a meaning to readers. Everything not named anywhere here takes no value at all:
-/// among them the ids of users, groups and channels, which would be mentions, and `channel` and `username`.
+/// among them `channel` and `username`. The ids of users and groups take those of `mentions`, each in its own element.
 const TOKENS: [&str; 5] = ["block_id", "action_id", "color", "style", "value"];
 
 enum Place {
     Mrkdwn,
-    Plain { emoji: bool },
+    Plain {
+        emoji: bool,
+    },
     Rich,
     Address,
     Token,
+    /// Who is called, by this kind of id.
+    Called(&'static [&'static str]),
     Closed,
 }
 
@@ -69,6 +74,9 @@ fn place(spot: &Spot<'_>) -> Place {
         (Some("plain_text"), "text") => Place::Plain { emoji: !spot.has_no_emoji() },
         (Some("text" | "link" | "raw_text"), "text") | (_, "alt_text") => Place::Rich,
         (Some("emoji"), "name") => Place::Token,
+        (Some("user"), "user_id") => Place::Called(&["slack_user"]),
+        (Some("usergroup"), "usergroup_id") => Place::Called(&["slack_group"]),
+        (Some("broadcast"), "range") => Place::Called(&["here", "channel", "everyone"]),
         (None, "text") if spot.path.len() == 1 => Place::Mrkdwn,
         (None, key) if spot.is_below("attachments") && ATTACHMENT_TEXTS.contains(&key) => Place::Mrkdwn,
         (_, key) if ADDRESSES.contains(&key) => Place::Address,
@@ -81,14 +89,20 @@ fn place(spot: &Spot<'_>) -> Place {
 pub(super) fn write(spot: &Spot<'_>, pieces: Vec<Piece>, allowed: Allowed<'_>) -> Result<String, String> {
     let place = place(spot);
     let pieces = links(pieces, matches!(place, Place::Mrkdwn))?;
-    let pieces = &if matches!(place, Place::Address | Place::Token) { pieces } else { part(pieces, allowed) };
+    let whole = matches!(place, Place::Address | Place::Token | Place::Called(_));
+    let pieces = &if whole { pieces } else { part(pieces, allowed) };
     let links = allowed.links;
     match place {
-        Place::Mrkdwn => mrkdwn(pieces, links),
+        Place::Mrkdwn if allowed.mentions.is_empty() => mrkdwn(pieces, links),
+        Place::Mrkdwn => {
+            let calls = allowed.mentions.iter().filter_map(Mention::in_slack);
+            mrkdwn(pieces, &links.iter().cloned().chain(calls).collect::<Vec<_>>())
+        }
         Place::Plain { emoji } => Ok(plain_text(pieces, emoji)),
         Place::Rich => Ok(rich_text(pieces)),
         Place::Address => address(pieces, links),
         Place::Token => token(pieces),
+        Place::Called(kinds) => allowed.call(spot.key, pieces, |one| kinds.contains(&one.kind()).then(|| one.id())),
         Place::Closed => Err(format!("`{}` takes no value here, only literal text", spot.key)),
     }
 }
@@ -100,7 +114,7 @@ enum Manner {
     Text,
     /// Inside the template's own `<…|label>`.
     Label,
-    /// One of the allowed addresses inside the template's own `<…>`.
+    /// One of the allowed addresses or mentions inside the template's own `<…>`.
     Address,
 }
 
@@ -130,8 +144,8 @@ fn mrkdwn(pieces: &[Piece], links: &[String]) -> Result<String, String> {
     Ok(text)
 }
 
-/// The template's own `<…>` is a link or a mention: in it a value may be the label, or an allowed address right between
-/// `<` and `|` or `>`; anything else would let the value say who is called or where the link leads.
+/// The template's own `<…>` is a link or a mention: in it a value may be the label, or an allowed address or mention right
+/// between `<` and `|` or `>`; anything else would let the value say who is called or where the link leads.
 fn manners(pieces: &[Piece], links: &[String]) -> Result<Vec<Manner>, String> {
     let mut list = Vec::new();
     let mut within: Option<Manner> = None;
@@ -154,7 +168,9 @@ fn manners(pieces: &[Piece], links: &[String]) -> Result<Vec<Manner>, String> {
                 let closes = matches!(pieces.get(at + 1), Some(Piece::Literal(text)) if text.starts_with(['|', '>']));
                 if !(opens && closes && links.contains(text)) {
                     return Err(
-                        "inside <…> a value may only be {{link.url}} or {{runbook}}, alone, or a label".to_owned()
+                        "inside <…> a value may only be {{link.url}}, {{runbook}} or {{slack}} of `mentions`, alone, or a \
+                         label"
+                            .to_owned()
                     );
                 }
                 (text, Manner::Address)
@@ -348,7 +364,9 @@ fn cut(text: &str, max: usize) -> String {
 pub(super) fn plain(context: &Context) -> Value {
     let value = |text: &str| mrkdwn(&[Piece::Value(text.to_owned())], &[]).unwrap_or_default();
     let link = context.link().map(|url| format!("<{}|{}>", url.replace('&', "&amp;"), context.link_label()));
-    let lines = context.plain_lines().map(value).chain(link).chain(context.text("footer").map(value));
+    let calls: Vec<_> = context.mentions().iter().filter_map(|one| Some(format!("<{}>", one.in_slack()?))).collect();
+    let calls = (!calls.is_empty()).then(|| calls.join(" "));
+    let lines = context.plain_lines().map(value).chain(calls).chain(link).chain(context.text("footer").map(value));
     json!({ "text": lines.collect::<Vec<_>>().join("\n") })
 }
 

@@ -35,6 +35,8 @@ pub(super) fn about(
         now: received,
         delay: None,
         detour: None,
+        mentions: &[],
+        thread: None,
     };
     change(&mut about);
     context(&about)

@@ -21,6 +21,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::text::{Spared, defang};
+use crate::model::Mention;
 
 const OPEN: char = '\u{FDD0}';
 const CLOSE: char = '\u{FDD1}';
@@ -180,6 +181,23 @@ pub(super) struct Allowed<'a> {
     /// The only addresses that may be links.
     pub(super) links: &'a [String],
     pub(super) spared: Spared<'a>,
+    /// The only ones who may be called.
+    pub(super) mentions: &'a [Mention],
+}
+
+impl Allowed<'_> {
+    /// Writes what stands in a place where it calls somebody: what `of` takes from one of the allowed mentions, alone.
+    pub(super) fn call(
+        &self,
+        key: &str,
+        pieces: &[Piece],
+        of: impl Fn(&Mention) -> Option<&str>,
+    ) -> Result<String, String> {
+        match pieces {
+            [Piece::Value(called)] if self.mentions.iter().any(|one| of(one) == Some(called)) => Ok(called.clone()),
+            _ => Err(format!("`{key}` takes no value here but that of one of `mentions`, alone")),
+        }
+    }
 }
 
 /// Keeps harmless values from becoming an address together: with each other (`evil` and `.example`) or with a literal
@@ -494,7 +512,8 @@ mod tests {
     fn values_cannot_become_an_address_together() {
         const LINK: &str = "https://app.halosecurity.com";
         let links = [LINK.to_owned()];
-        let allowed = Allowed { links: &links, spared: Spared { own: Some("www.example.org"), hosts: None } };
+        let allowed =
+            Allowed { links: &links, spared: Spared { own: Some("www.example.org"), hosts: None }, mentions: &[] };
         let value = |text: &str| Piece::Value(text.to_owned());
         let literal = |text: &str| Piece::Literal(text.to_owned());
         let cases = [

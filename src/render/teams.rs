@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::taint::{Allowed, Letter, Piece, Spot, address, joins_word, letters, links, part, starts_line, token};
 use super::text::{CUT, shorten};
+use crate::model::Mention;
 
 /// Teams takes 28 KB for a posted message, everything counted
 /// (<https://learn.microsoft.com/connectors/teams/#limits>); the envelope needs some of it.
@@ -19,8 +20,8 @@ const CARD_BYTES_MAX: usize = 25_000;
 /// Below this, cutting text further would leave nothing worth reading.
 const TEXT_MIN: usize = 100;
 
-/// Members without a meaning to readers. What is not named here or in [`place`] takes no value: among them everything in
-/// `msteams.entities`, which makes mentions.
+/// Members without a meaning to readers. What is not named here or in [`place`] takes no value. `msteams.entities`, which
+/// makes mentions, takes those of `mentions` alone.
 const TOKENS: [&str; 9] =
     ["id", "style", "color", "weight", "size", "spacing", "horizontalAlignment", "width", "height"];
 const TEXTS: [&str; 5] = ["text", "title", "value", "fallbackText", "speak"];
@@ -30,10 +31,14 @@ enum Place {
     Run,
     Address,
     Token,
+    Called,
     Closed,
 }
 
 fn place(spot: &Spot<'_>) -> Place {
+    if spot.is_below("msteams") && spot.is_below("entities") {
+        return Place::Called;
+    }
     if ["entities", "data", "msteams"].iter().any(|member| spot.is_below(member)) {
         return Place::Closed;
     }
@@ -52,14 +57,31 @@ fn place(spot: &Spot<'_>) -> Place {
 pub(super) fn write(spot: &Spot<'_>, pieces: Vec<Piece>, allowed: Allowed<'_>) -> Result<String, String> {
     let place = place(spot);
     let pieces = links(pieces, matches!(place, Place::Markdown))?;
-    let pieces = &if matches!(place, Place::Address | Place::Token) { pieces } else { part(pieces, allowed) };
+    let whole = matches!(place, Place::Address | Place::Token | Place::Called);
+    let pieces = &if whole { pieces } else { part(pieces, allowed) };
     let links = allowed.links;
     match place {
         Place::Markdown => markdown(pieces, links),
         Place::Run => Ok(run(pieces)),
         Place::Address => address(pieces, links),
         Place::Token => token(pieces),
+        Place::Called => called(spot.key, pieces, allowed),
         Place::Closed => Err(format!("`{}` takes no value here, only literal text", spot.key)),
+    }
+}
+
+/// In an entity: its id and its name, and the text in the card that it belongs to, `<at>name</at>`.
+fn called(key: &str, pieces: &[Piece], allowed: Allowed<'_>) -> Result<String, String> {
+    match (key, pieces) {
+        ("id", pieces) => allowed.call(key, pieces, |one| Some(one.id())),
+        ("name", pieces) => allowed.call(key, pieces, Mention::name),
+        ("text", [Piece::Literal(open), name, Piece::Literal(close)]) if open == "<at>" && close == "</at>" => {
+            let name = allowed.call(key, std::slice::from_ref(name), Mention::name)?;
+            Ok(format!("<at>{name}</at>"))
+        }
+        _ => Err(format!(
+            "`{key}` takes no value here; entities have \"<at>{{{{name}}}}</at>\", {{{{id}}}} and {{{{name}}}}"
+        )),
     }
 }
 
@@ -246,6 +268,16 @@ pub(super) fn plain(context: &Context) -> Value {
         "version": "1.4",
         "body": lines.map(block).collect::<Vec<_>>(),
     });
+    let called: Vec<_> = context.mentions().iter().filter_map(|one| Some((one.id(), one.name()?))).collect();
+    if !called.is_empty() {
+        let tag = |name: &str| format!("<at>{name}</at>");
+        let text = called.iter().map(|(_, name)| tag(name)).collect::<Vec<_>>().join(" ");
+        let entity = |(id, name): &(&str, &str)| json!({"type": "mention", "text": tag(name), "mentioned": {"id": id, "name": name}});
+        card["msteams"] = json!({"entities": called.iter().map(entity).collect::<Vec<_>>()});
+        if let Some(body) = card["body"].as_array_mut() {
+            body.push(json!({"type": "TextBlock", "text": text, "wrap": true}));
+        }
+    }
     if let Some(url) = context.link() {
         card["actions"] = json!([{"type": "Action.OpenUrl", "title": context.link_label(), "url": url}]);
     }

@@ -10,7 +10,7 @@ use super::{
     Source, TemplateError, outline, shape_of,
 };
 use crate::model::delivery::Code;
-use crate::model::{Content, DeliveryId, DestinationName, Event, RuleName, Severity, Timestamp};
+use crate::model::{Channel, Content, DeliveryId, DestinationName, Event, Mention, RuleName, Severity, Timestamp};
 
 /// Every notation of every channel that hostile text has been seen in, on one line.
 pub(super) const HOSTILE: &str = "<!channel> <@U1> <http://evil.example|x> *b* _i_ ~s~ `c` :skull: [x](javascript:alert(1)) \
@@ -19,7 +19,7 @@ pub(super) const HOSTILE: &str = "<!channel> <@U1> <http://evil.example|x> *b* _
 
 /// What templates of a format and a shape see, for the lint.
 pub(super) fn context_of(format: Format, shape: Shape) -> Value {
-    let Some(context) = context(&Facts::default(), shape, Kind::Full) else { return json!({}) };
+    let Some(context) = context(format.channel(), &Facts::default(), shape, Kind::Full) else { return json!({}) };
     context.as_read(&Facts::default(), format == Format::Webhook).data().clone()
 }
 
@@ -35,6 +35,14 @@ enum Kind {
 fn text(kind: Kind, words: &str) -> String {
     let filler = if kind == Kind::Hostile { HOSTILE.to_owned() } else { "x".repeat(HOSTILE.len()) };
     format!("{words} {filler}")
+}
+
+/// One of each kind that the channel shows. Mail shows none, so there any: a template may name their members all the same.
+fn mentions(channel: Channel) -> Vec<Mention> {
+    let all = ["here", "U0123ABCD", "S0123ABCD", "Ada Example <ada@example.org>", "123456789012345678", "@ops"];
+    let all: Vec<Mention> = all.iter().filter_map(|written| written.parse().ok()).collect();
+    let shown = Mention::shown_in(&all, channel);
+    if shown.is_empty() { all } else { shown }
 }
 
 /// `None` cannot happen: an id and a key make an event.
@@ -63,10 +71,11 @@ fn event(facts: &Facts, kind: Kind, number: usize) -> Option<Event> {
     Event::from_value(record).ok()
 }
 
-fn context(facts: &Facts, shape: Shape, kind: Kind) -> Option<Context> {
+fn context(channel: Channel, facts: &Facts, shape: Shape, kind: Kind) -> Option<Context> {
     let received = Timestamp::from_millis(1_795_426_920_000);
     let full = kind != Kind::Bare;
     let (why, other) = (text(kind, "why"), DestinationName::from("other"));
+    let mentions = mentions(channel);
     let about = Circumstances {
         delivery_id: &DeliveryId::new("trial", 1),
         code: Code::of_row(1),
@@ -81,6 +90,8 @@ fn context(facts: &Facts, shape: Shape, kind: Kind) -> Option<Context> {
         now: if full { received.plus(std::time::Duration::from_hours(1)) } else { received },
         delay: full.then_some(&why),
         detour: full.then_some(Detour { from: &other, why: &why }),
+        mentions: if full { &mentions } else { &[] },
+        thread: full.then_some("0123456789abcdef"),
     };
     match shape {
         Shape::Event => event(facts, kind, 0).map(|event| Context::new(&event, &about)),
@@ -122,7 +133,7 @@ fn try_one(renderer: &Renderer, format: Format, name: &str, facts: &Facts) -> Op
     let mut shapes = Vec::new();
     let template = name.split_once('.').map_or(name, |(template, _)| template);
     for kind in [Kind::Full, Kind::Bare, Kind::Hostile] {
-        let context = context(facts, shape_of(name), kind)?;
+        let context = context(format.channel(), facts, shape_of(name), kind)?;
         let shape = if format.is_json() {
             renderer.render_file(format.channel(), template, &context).map(|content| match content {
                 Content::Json(document) => outline(&document, format.channel()),
