@@ -160,6 +160,8 @@ fn rule(number: usize, keys: &[String], conditions: &[(&str, &str)]) -> Rule {
         template: None,
         runbook: None,
         batch: None,
+        thread_by: None,
+        mention: None,
         place: Place { file: "rules.yaml".into(), line: 1 },
     }
 }

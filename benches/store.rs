@@ -121,6 +121,7 @@ fn event(id: &str) -> NewEvent {
         rule: RuleName::from("all"),
         severity: Severity::Info,
         batch: None,
+        thread: None,
     };
     NewEvent::new(&Event::from_value(record).unwrap(), vec![owed], None)
 }

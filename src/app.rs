@@ -195,6 +195,7 @@ impl App {
                 overflow: destination.overflow,
                 fallback: destination.fallback,
                 template: destination.template,
+                mention: destination.mention,
                 rules: Arc::clone(&rules),
                 renderer: Arc::clone(&renderer),
                 audience: destination.audience,

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::model::{DestinationName, Fallback, LimitName, Overflow, Retention};
+use crate::model::{DestinationName, Fallback, LimitName, Mention, Overflow, Retention};
 use crate::rate::Window;
 use crate::render::{Audience, Renderer};
 use crate::routing::RuleSet;
@@ -70,6 +70,8 @@ pub struct Destination {
     /// The template for rules that name none; `None`: `default`.
     pub template: Option<String>,
     pub audience: Audience,
+    /// Who is called by messages of rules that name nobody, and by notices.
+    pub mention: Vec<Mention>,
 }
 
 /// Where the admin pages are served: loopback or a Unix socket, never the network.

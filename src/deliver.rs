@@ -42,6 +42,11 @@ impl Settings {
         }
     }
 
+    /// Whether messages can be shown in threads, by the channel itself.
+    pub const fn has_threads(&self) -> bool {
+        matches!(self, Self::Slack(slack::Settings::Bot { .. }) | Self::Email(_))
+    }
+
     /// The JSON document that would go on the wire, with all that the channel adds; `None` for mail, and for content of
     /// the wrong shape.
     pub fn payload(&self, content: &Content) -> Option<Value> {
@@ -85,6 +90,11 @@ impl Notifier {
             Self::Webhook(_) => Channel::Webhook,
             Self::Http(http) => http.channel(),
         }
+    }
+
+    /// Whether reports say what a message is called, for later ones to be answers to it.
+    pub const fn has_handles(&self) -> bool {
+        matches!(self, Self::Slack(slack) if slack.is_bot())
     }
 
     /// One attempt. `now` dates the mail, stamps the signature, and is what a `Retry-After` date is counted from.

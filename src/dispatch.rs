@@ -37,7 +37,9 @@ use self::limits::SharedLimit;
 use self::tell::Tell;
 use crate::clock::Clock;
 use crate::deliver::Notifier;
-use crate::model::{Channel, Content, DestinationName, Fallback, LimitName, Message, Outcome, Overflow, Report};
+use crate::model::{
+    Channel, Content, DestinationName, Fallback, LimitName, Mention, Message, Outcome, Overflow, Report,
+};
 use crate::rate::{Pacer, Window};
 use crate::render::{Audience, Renderer};
 use crate::routing::RuleSet;
@@ -56,6 +58,8 @@ pub struct LaneSettings {
     pub fallback: Option<Fallback>,
     /// The destination's own template, used where the rule names none.
     pub template: Option<String>,
+    /// Who is called where the rule says nothing, and by notices.
+    pub mention: Vec<Mention>,
     pub rules: Arc<RuleSet>,
     pub renderer: Arc<Renderer>,
     /// Who reads what it gets.
@@ -109,6 +113,11 @@ impl Sender {
             Self::Channel(notifier) => notifier.channel(),
             Self::Function(channel, _) => *channel,
         }
+    }
+
+    /// Whether it tells of a message what later ones can be answers to.
+    fn has_handles(&self) -> bool {
+        matches!(self, Self::Channel(notifier) if notifier.has_handles())
     }
 
     /// How many attempts may be under way at once. Chat channels show messages in the order they arrive, and mail servers

@@ -103,6 +103,7 @@ fn new_event(event: &Event, route: Route) -> NewEvent {
         rule: owed.rule,
         severity: owed.severity,
         batch: owed.batch.map(|Grouped { group, wait, max }| NewBatch { group, wait, max }),
+        thread: owed.thread,
     });
     NewEvent::new(event, owed.collect(), route.dropped.map(|dropped| (dropped.rule, dropped.reason)))
 }

@@ -25,7 +25,7 @@ pub mod severity;
 pub mod time;
 pub mod zone;
 
-pub use delivery::{DeliveryId, Outcome, Report};
+pub use delivery::{DeliveryId, Outcome, Report, ThreadNews};
 pub use event::{Event, EventId};
 pub use health::{Condition, Health};
 pub use key::EventKey;

@@ -13,6 +13,7 @@ mod batch;
 mod explain;
 mod filter;
 mod index;
+mod thread;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,11 +25,12 @@ use serde_json::Value;
 use self::index::Index;
 use crate::catalogue;
 use crate::model::key::{KeyFilter, KeyPatterns};
-use crate::model::{DestinationName, Event, RuleName, Severity};
+use crate::model::{DestinationName, Event, Mention, RuleName, Severity};
 
 pub use self::batch::{Batch, Grouped};
 pub use self::explain::{Effect, Explanation, RuleVerdict, Told, Verdict, WhyNot};
 pub use self::filter::Condition;
+pub use self::thread::ThreadBy;
 
 /// All rules of a relay, and what happens to events that none of them matches.
 pub struct RuleSet {
@@ -60,6 +62,10 @@ pub struct Rule {
     pub runbook: Option<String>,
     /// `None`: each event is a message of its own.
     pub batch: Option<Batch>,
+    /// `None`: its messages stand alone.
+    pub thread_by: Option<ThreadBy>,
+    /// Who is called; of an empty list nobody. `None`: whom the destination calls.
+    pub mention: Option<Vec<Mention>>,
     pub place: Place,
 }
 
@@ -83,7 +89,8 @@ struct Step {
     severity: Option<(Severity, SeverityFrom)>,
     ends_reading: bool,
     conditional: bool,
-    gathers: bool,
+    /// The rule gathers, or makes threads.
+    groups: bool,
 }
 
 const _: () = assert!(size_of::<Step>() == 128, "a step is two lines");
@@ -117,6 +124,8 @@ pub struct Owed {
     pub severity_from: SeverityFrom,
     /// With which others it shares a message; `None`: with none.
     pub batch: Option<Grouped>,
+    /// The thread that its message belongs to, by [`ThreadBy::key`]; `None`: to none.
+    pub thread: Option<String>,
 }
 
 /// Who said how urgent a delivery is.
@@ -168,7 +177,7 @@ impl RuleSet {
             severity: said(rule.severity, default_severity),
             ends_reading: rule.ends_reading(),
             conditional: !rule.conditions.is_empty(),
-            gathers: rule.batch.is_some(),
+            groups: rule.batch.is_some() || rule.thread_by.is_some(),
         });
         Self {
             index: Index::new(&rules),
@@ -233,17 +242,19 @@ impl RuleSet {
             saw(check);
             if matches {
                 unrouted = false;
-                let batch = if step.gathers { self.rules[at].batch.as_ref() } else { None };
-                let batch = batch.map(|batch| batch.group(event));
+                let groups = step.groups.then(|| &self.rules[at]);
+                let batch = groups.and_then(|rule| rule.batch.as_ref()).map(|batch| batch.group(event));
+                let thread = groups.and_then(|rule| rule.thread_by.as_ref()).map(|by| by.key(&step.name, event));
                 let severity = || step.severity.unwrap_or_else(|| usual(key));
-                route.add(&self.rules[step.action as usize].action, &step.name, severity, batch.as_ref());
+                let with = (batch.as_ref(), thread.as_deref());
+                route.add(&self.rules[step.action as usize].action, &step.name, severity, with);
                 if step.ends_reading {
                     break;
                 }
             }
         }
         if unrouted {
-            route.add(&self.unrouted, &self.unrouted_name, || self.severity(None, key), None);
+            route.add(&self.unrouted, &self.unrouted_name, || self.severity(None, key), (None, None));
         }
         route
     }
@@ -287,20 +298,22 @@ fn usual(key: &str) -> (Severity, SeverityFrom) {
 }
 
 impl Route {
+    /// `with` is the batch, and the thread.
     fn add(
         &mut self,
         action: &Action,
         rule: &RuleName,
         severity: impl Fn() -> (Severity, SeverityFrom),
-        batch: Option<&Grouped>,
+        with: (Option<&Grouped>, Option<&str>),
     ) {
         match action {
             Action::Send(destinations) => {
                 for destination in destinations {
                     if !self.owed.iter().any(|owed| owed.destination == *destination) {
                         let (severity, severity_from) = severity();
-                        let (destination, rule, batch) = (destination.clone(), rule.clone(), batch.cloned());
-                        self.owed.push(Owed { destination, rule, severity, severity_from, batch });
+                        let (destination, rule) = (destination.clone(), rule.clone());
+                        let (batch, thread) = (with.0.cloned(), with.1.map(str::to_owned));
+                        self.owed.push(Owed { destination, rule, severity, severity_from, batch, thread });
                     }
                 }
             }
@@ -358,6 +371,8 @@ mod tests {
             template: None,
             runbook: None,
             batch: None,
+            thread_by: None,
+            mention: None,
             place: Place { file: "rules.yaml".into(), line: 1 },
         }
     }
@@ -458,20 +473,36 @@ mod tests {
     }
 
     #[test]
-    fn the_rule_that_tells_also_gathers() {
+    fn the_rule_that_tells_also_gathers_and_names_the_thread() {
         let batch = |by: &str| Some(Batch { by: vec![by.to_owned()], wait: Duration::from_secs(30), max: 50 });
+        let thread = |by: &str| Some(ThreadBy { by: vec![by.to_owned()] });
         let rules = vec![
             Rule { batch: batch("target"), ..rule("first", &["a"], &[], send(&["slack"])) },
-            Rule { batch: batch("port"), ..rule("second", &["a"], &[], send(&["slack", "teams"])) },
-            rule("third", &["a"], &[], send(&["teams", "mail"])),
+            Rule {
+                batch: batch("port"),
+                thread_by: thread("target"),
+                ..rule("second", &["a"], &[], send(&["slack", "teams", "pager"]))
+            },
+            Rule { thread_by: thread("port"), ..rule("third", &["{a,b}"], &[], send(&["teams", "mail"])) },
         ];
         let rules = RuleSet::new(rules, send(&["catch-all"]), Severity::Info);
         let groups = |key: &str| {
             let route = rules.route(&event(key, json!({"target": "x", "port": 22})));
             route.owed.into_iter().map(|owed| owed.batch.map(|batch| batch.group)).collect::<Vec<_>>()
         };
-        assert_eq!(groups("a"), [Some(r#"["x"]"#.to_owned()), Some(r#"["22"]"#.to_owned()), None]);
-        assert_eq!(groups("b"), [None]);
+        let (x, port) = (Some(r#"["x"]"#.to_owned()), Some(r#"["22"]"#.to_owned()));
+        assert_eq!(groups("a"), [x, port.clone(), port, None]);
+        assert_eq!(groups("b"), [None, None]);
+        let threads = |key: &str, target: &str| {
+            let route = rules.route(&event(key, json!({"target": target, "port": 22})));
+            route.owed.into_iter().map(|owed| owed.thread).collect::<Vec<_>>()
+        };
+        // Of the first rule none; of the second the same for each destination; the third's is its own, and not the target's.
+        let [None, Some(second), Some(same), Some(third)] = &threads("a", "x")[..] else { panic!("other threads") };
+        assert!(second == same && second != third);
+        assert_eq!(threads("b", "y"), [Some(third.clone()), Some(third.clone())]);
+        assert_ne!(threads("a", "y")[1].as_ref(), Some(second));
+        assert_eq!(threads("c", "x"), [None]);
     }
 
     #[test]
@@ -514,7 +545,9 @@ mod tests {
                                 .rule(rule.as_str())
                                 .and_then(|rule| rule.batch.as_ref())
                                 .map(|batch| batch.group(event));
-                            route.owed.push(Owed { destination, rule, severity, severity_from, batch });
+                            let found = rules.rule(rule.as_str()).and_then(|rule| rule.thread_by.as_ref());
+                            let thread = found.map(|by| by.key(&rule, event));
+                            route.owed.push(Owed { destination, rule, severity, severity_from, batch, thread });
                         }
                     }
                 }
@@ -568,11 +601,12 @@ mod tests {
         (
             prop::collection::vec(select(PATTERNS.to_vec()), 0..4),
             prop::collection::vec(conditions, 0..3),
-            (action, prop::bool::weighted(0.15), severity),
+            (action, prop::bool::weighted(0.15), severity, prop::bool::weighted(0.2)),
         )
-            .prop_map(|(patterns, conditions, (action, stop, severity))| {
+            .prop_map(|(patterns, conditions, (action, stop, severity, threads))| {
                 let conditions: Vec<_> = conditions.iter().map(|(field, list)| (*field, list.as_slice())).collect();
-                Rule { severity, stop, ..rule("", &patterns, &conditions, action) }
+                let thread_by = threads.then(|| ThreadBy { by: vec!["s".to_owned()] });
+                Rule { severity, stop, thread_by, ..rule("", &patterns, &conditions, action) }
             })
     }
 

@@ -28,6 +28,7 @@ mod reader;
 mod records;
 mod retention;
 mod schema;
+mod thread;
 mod work;
 mod writer;
 
@@ -51,6 +52,7 @@ pub use records::{
     AttemptRow, DeadFilter, DeliveryRow, DeliveryStory, DestinationCounts, EventRow, LogFilter, LogRow, SUPPRESSED,
 };
 pub use retention::{Pruned, Walk};
+pub use thread::THREAD_FOR;
 pub use work::{OutletId, Subscription};
 
 use self::ballast::Ballast;

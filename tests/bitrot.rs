@@ -49,6 +49,7 @@ fn event(number: usize) -> (NewEvent, Vec<&'static str>) {
         rule: RuleName::from("all"),
         severity: if number.is_multiple_of(7) { Severity::Critical } else { Severity::Info },
         batch: number.is_multiple_of(4).then(|| NewBatch { group: "g".into(), wait: Duration::from_secs(30), max: 9 }),
+        thread: number.is_multiple_of(5).then(|| format!("{number:032x}")),
     });
     (NewEvent::new(&Event::from_value(record).unwrap(), owed.collect(), None), to)
 }

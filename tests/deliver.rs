@@ -33,7 +33,7 @@ fn impatient() -> Clients {
 }
 
 fn message(content: Content) -> Message {
-    Message { id: DeliveryId::new("k3", 255), content, thread: None }
+    Message { id: DeliveryId::new("k3", 255), content, thread: None, reply_to: None }
 }
 
 fn json_message() -> Message {
@@ -165,6 +165,19 @@ const FAILED: Answers = &[
 ];
 const PAUSE: Answers = &[("HTTP 429", "throttled", &[(429, ""), (429, "no_text"), (429, "<html>")])];
 
+/// What the Web API says of answers to messages that are gone or closed.
+const SLACK_THREAD_WORDS: (&str, &[(u16, &str)]) = (
+    "refused_content",
+    &[
+        (200, "cannot_reply_to_message"),
+        (200, "invalid_thread_ts"),
+        (200, "message_not_found"),
+        (200, "restricted_action_non_threadable_channel"),
+        (200, "restricted_action_thread_locked"),
+        (200, "thread_not_found"),
+    ],
+);
+
 /// Slack's words with the status they come with at a webhook, where it is known.
 const SLACK_WORDS: &[(&str, &[(u16, &str)])] = &[
     ("throttled", &[(400, "rate_limited"), (400, "ratelimited")]),
@@ -216,7 +229,6 @@ const SLACK_WORDS: &[(&str, &[(u16, &str)])] = &[
             (400, "not_in_channel"),
             (400, "posting_to_general_channel_denied"),
             (400, "restricted_action"),
-            (400, "restricted_action_non_threadable_channel"),
             (400, "restricted_action_read_only_channel"),
             (400, "restricted_action_thread_only_channel"),
             (400, "team_access_not_granted"),
@@ -388,7 +400,7 @@ async fn slack_bot_by_its_contract() {
         FAILED,
     ])
     .await;
-    for (outcome, words) in SLACK_WORDS {
+    for (outcome, words) in SLACK_WORDS.iter().chain([&SLACK_THREAD_WORDS]) {
         for (_, word) in *words {
             let body = json!({"ok": false, "error": word}).to_string();
             walk.answer(&walk.line_of(word), outcome, Reply::text(200, &body)).await;

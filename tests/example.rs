@@ -61,6 +61,7 @@ fn the_example_shows_every_option() {
     // What stands behind a `#` is an option too, and must work when it is uncommented.
     let bot = text.replace("    url: { env: SLACK_SECURITY_URL }", "").replace("\n    # token:", "\n    token:");
     let bot = bot.replace("\n    # channel:", "\n    channel:");
+    let bot = bot.replace("\n    # base_url:", "\n    base_url:").replace("\n    # mention:", "\n    mention:");
     let config = config::load_str(&bot, &root().join("rules.yaml"), &LoadOptions::without_secrets());
     let config = config.unwrap_or_else(|problems| panic!("{}", problems.render(Style::Plain)));
     assert!(

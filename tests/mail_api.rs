@@ -53,7 +53,7 @@ fn settings(service: Service, base_url: &str) -> email::Settings {
 fn message() -> Message {
     let subject = "HIGH · certificate expiring".to_owned();
     let content = Content::Mail { subject, text: "text · 7 days\n".to_owned(), html: Some("<p>html</p>".to_owned()) };
-    Message { id: DeliveryId::new("k3", 255), content, thread: None }
+    Message { id: DeliveryId::new("k3", 255), content, thread: None, reply_to: None }
 }
 
 async fn send(settings: email::Settings, clients: &Clients, message: &Message) -> Report {

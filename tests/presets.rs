@@ -57,7 +57,7 @@ impl Service {
         assert!(!format!("{notifier:?}").contains("s3cret"), "{notifier:?}");
         self.fake.then(reply);
         let content = Content::Json(json!({"text": "HIGH · a & b", "list": [1, "ü"]}));
-        let message = Message { id: DeliveryId::new("k3", 255), content, thread: None };
+        let message = Message { id: DeliveryId::new("k3", 255), content, thread: None, reply_to: None };
         let report = notifier.send(&message, NOW).await;
         let request = self.fake.request().await;
         assert!(self.fake.try_request().is_none(), "{}: sent twice", self.name);

@@ -87,9 +87,22 @@ impl Upkeep {
             }
             sleep(PRUNE_PAUSE).await;
         }
+        self.forget_threads().await;
         if all != Pruned::default() {
             let Pruned { deliveries, events } = all;
             tracing::info!("let go {deliveries} deliveries and {events} events that ended before {before}");
+        }
+    }
+
+    async fn forget_threads(&self) {
+        loop {
+            match self.store.forget_threads(self.clock.now()).await {
+                Ok(0) => return,
+                Ok(_) => sleep(PRUNE_PAUSE).await,
+                Err(error) => {
+                    return tracing::warn!("old threads could not be let go, the next round is in an hour: {error}");
+                }
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use super::{Common, Failure, exit, output, place};
 use crate::admin::DeliveryDetail;
 use crate::config::{self, Config, Destination, LoadOptions};
 use crate::model::delivery::{Code, State};
-use crate::model::{Event, Overflow, RuleName};
+use crate::model::{Event, Mention, Overflow, RuleName};
 use crate::routing::{Explanation, Owed};
 use crate::store::{AttemptRow, DeliveryRow, EventRow, Reader};
 
@@ -62,8 +62,12 @@ impl Explain {
             return output::say(&text(&event, &explanation, &config));
         }
         let owed = explanation.route.owed.iter();
-        let known = owed.filter_map(|owed| config.destinations.get_key_value(&owed.destination));
-        let destinations = known.map(|(name, known)| (name.to_string(), settings_json(known, &config)));
+        let destinations = owed.filter_map(|owed| {
+            let (name, known) = config.destinations.get_key_value(&owed.destination)?;
+            let mut settings = settings_json(known, &config);
+            settings["calls"] = called(owed, known, &config).iter().map(ToString::to_string).collect();
+            Some((name.to_string(), settings))
+        });
         let mut told = json!({
             "event": { "id": event.id.as_str(), "key": event.key.as_str(), "target": event.target() },
             "routing": explanation,
@@ -404,6 +408,13 @@ fn notes(owed: &Owed, config: &Config) -> Vec<String> {
     let rule = config.rules.rule(owed.rule.as_str());
     let mut notes: Vec<_> = rule.and_then(|rule| rule.batch.as_ref()).map(ToString::to_string).into_iter().collect();
     let Some(destination) = config.destinations.get(&owed.destination) else { return notes };
+    if let Some(by) = rule.and_then(|rule| rule.thread_by.as_ref()).filter(|_| destination.settings.has_threads()) {
+        notes.push(by.to_string());
+    }
+    let calls: Vec<_> = called(owed, destination, config).iter().map(ToString::to_string).collect();
+    if !calls.is_empty() {
+        notes.push(format!("calls {}", calls.join(", ")));
+    }
     if !(destination.limits.is_empty() && destination.shared_limits.is_empty()) {
         notes.push(match destination.overflow {
             Overflow::Digest { after } => {
@@ -416,6 +427,13 @@ fn notes(owed: &Owed, config: &Config) -> Vec<String> {
         notes.push(format!("not delivered for {}, sent to {}", format_duration(fallback.after), fallback.to));
     }
     notes
+}
+
+/// Those whom the message calls, as far as its channel knows them.
+fn called<'c>(owed: &Owed, destination: &'c Destination, config: &'c Config) -> Vec<&'c Mention> {
+    let named = config.rules.rule(owed.rule.as_str()).and_then(|rule| rule.mention.as_ref());
+    let channel = destination.settings.channel();
+    named.unwrap_or(&destination.mention).iter().filter(|one| one.is_understood_by(channel)).collect()
 }
 
 /// `over_limit` and `digest_after` as in the file; durations as text.
@@ -456,6 +474,8 @@ destinations:
     {{ type: slack, url: {{ env: URL }}, limit: [1/1s, all-chat], digest_after: 90s, fallback: {{ to: mail, after: 15m }} }}
   mail: {{ type: email, smtp: {{ host: localhost }}, from: a@example.org, to: b@example.org, limit: 30/1h, over_limit: queue }}
   free: {{ type: teams, url: {{ env: URL }} }}
+  team: {{ type: teams, url: {{ env: URL }}, mention: \"Ada Example <ada@example.org>\" }}
+  bot: {{ type: slack, token: {{ env: URL }}, channel: C0123, mention: channel }}
 limits: {{ all-chat: [5/1s, 100/10m] }}
 rules: {rules}
 unrouted: {{ send: [free] }}
@@ -488,6 +508,28 @@ mail: gathered by target for 30s, at most 50; held up by its limits, sent in its
             "fallback": {"to": "mail", "after": "15m"},
         });
         assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn who_is_called_and_which_thread_is_told() {
+        let to = "send: [bot, team, mail]";
+        let rules = format!(
+            "[{{ name: own, when: {{ key: issue-add }}, {to}, thread_by: [target], mention: [here, U0123ABCD] }},
+            {{ name: theirs, when: {{ key: issue-close }}, {to} }},
+            {{ name: nobody, when: {{ key: target-add }}, {to}, mention: [] }}]"
+        );
+        let config = load(&rules);
+        let said = |key: &str| {
+            let event = place::sample_event(key).unwrap_or_else(|_| panic!("the key is known"));
+            let said = text(&event, &config.rules.explain(&event), &config);
+            let notes = said.lines().filter_map(|line| line.split_once(": ").filter(|(name, _)| !name.contains(' ')));
+            notes.map(|(name, notes)| format!("{name}: {}", notes.split("; held").next().unwrap())).collect::<Vec<_>>()
+        };
+        let by = "in a thread by target";
+        let mail = "mail: held up by its limits, sent in its turn".to_owned();
+        assert_eq!(said("issue-add"), [format!("bot: {by}; calls here, U0123ABCD"), format!("mail: {by}")]);
+        assert_eq!(said("issue-close"), ["bot: calls channel", "team: calls Ada Example <ada@example.org>", &mail]);
+        assert_eq!(said("target-add"), [mail]);
     }
 
     #[test]

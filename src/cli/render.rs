@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, LoadOptions};
 use crate::model::delivery::Code;
 use crate::model::event::EventError;
-use crate::model::{Content, DeliveryId, DestinationName, Event, Message, RuleName, Timestamp};
+use crate::model::{Content, DeliveryId, DestinationName, Event, Mention, Message, RuleName, Timestamp};
 use crate::render::{Audience, Circumstances, Context, Digest, DigestKind};
 
 #[derive(Debug, Args)]
@@ -147,6 +147,8 @@ fn message_of(
         let message = format!("there is no {channel} template {template:?}; there are: {}", known.join(", "));
         return Err(Failure::new(exit::USAGE, message));
     }
+    let of_destination = settings.map_or(&[][..], |settings| settings.mention.as_slice());
+    let mentions = rule.and_then(|rule| rule.mention.as_deref()).unwrap_or(of_destination);
     let now = Clock::start().now();
     // No delivery stands behind it: a name that no store gives, new each time so that receivers do not fold tests.
     let id = DeliveryId::new(if test { "test" } else { "sample" }, now.as_millis());
@@ -164,13 +166,14 @@ fn message_of(
         now,
         delay: None,
         detour: None,
-        mentions: &[],
-        thread: None,
+        // A test calls nobody.
+        mentions: &if test { Vec::new() } else { Mention::shown_in(mentions, channel) },
+        thread: owed.and_then(|owed| owed.thread.as_deref()),
     };
     let context = context(&circumstances)?;
     let content = config
         .templates
         .render(channel, template, &context)
         .map_err(|error| Failure::new(exit::FINDINGS, format!("template {channel}/{template}: {error}")))?;
-    Ok(Message { id, content, thread: None })
+    Ok(Message { id, content, thread: None, reply_to: None })
 }

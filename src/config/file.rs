@@ -216,6 +216,7 @@ table! {
         "url" => url: Written,
         "token" => token: Written,
         "channel" => channel: String,
+        "base_url" => base_url: String,
         "smtp" => smtp: Smtp,
         "api" => api: MailApi,
         "from" => from: String,
@@ -236,6 +237,7 @@ table! {
         "fallback" => fallback: Fallback,
         "template" => template: String,
         "timezone" => timezone: String,
+        "mention" => mention: Many,
         "allow_http" => allow_http: bool,
     }
 }
@@ -346,6 +348,8 @@ table! {
         "template" => template: String,
         "runbook" => runbook: String,
         "batch" => batch: Batch,
+        "thread_by" => thread_by: Many,
+        "mention" => mention: Many,
     }
 }
 
@@ -367,8 +371,7 @@ table! {
 }
 
 /// Fields of versions to come. Refused by name, so that a file written for them does not look merely misspelled.
-pub const LATER: [&str; 8] =
-    ["include", "mention", "quiet_hours", "repeat", "silences", "tests", "thread_by", "windows"];
+pub const LATER: [&str; 6] = ["include", "quiet_hours", "repeat", "silences", "tests", "windows"];
 
 /// Why the text cannot be read at all. The messages never repeat a value.
 #[derive(Debug)]

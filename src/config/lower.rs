@@ -11,6 +11,7 @@ mod email;
 mod fallback;
 mod limits;
 mod listen;
+mod mention;
 mod presets;
 mod rules;
 mod samples;

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::contract::{self, Parts, Row, Seen, THROTTLED};
 use super::http::{self, Answer, Clients, Endpoint, UrlProblem, is_within};
 use super::{BuildError, wrong_content};
-use crate::model::{Channel, Content, Message, Outcome, Report, Secret, Timestamp};
+use crate::model::{Channel, Content, Message, Outcome, Report, Secret, ThreadNews, Timestamp};
 
 /// Where in Slack.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,18 +76,73 @@ impl Slack {
         }
     }
 
+    pub(super) const fn is_bot(&self) -> bool {
+        self.bot.is_some()
+    }
+
     pub(super) async fn send(&self, message: &Message, now: Timestamp) -> Report {
-        let channel = self.bot.as_ref().map(|bot| bot.channel.as_str());
-        let Some(body) = payload(&message.content, channel) else { return wrong_content(Channel::Slack) };
+        let parent = self.bot.as_ref().and_then(|bot| Parent::read(message.reply_to.as_deref()?, bot));
+        let channel =
+            self.bot.as_ref().map(|bot| parent.as_ref().map_or(bot.channel.as_str(), |parent| parent.channel));
+        let Some(mut body) = payload(&message.content, channel) else { return wrong_content(Channel::Slack) };
+        if let Some(parent) = &parent {
+            body["thread_ts"] = parent.ts.into();
+        }
         let mut headers = http::json_headers();
         if let Some(bot) = &self.bot {
             headers.insert(AUTHORIZATION, bot.authorization.clone());
         }
         match self.endpoint.post(headers, body.to_string().into_bytes(), now).await {
-            Ok(answer) if self.bot.is_some() => judge_bot(&answer),
+            Ok(answer) if let Some(bot) = &self.bot => {
+                let report = judge_bot(&answer);
+                match &message.thread {
+                    Some(key) => Report { thread: thread_news(key, parent.is_some(), bot, &answer, &report), ..report },
+                    None => report,
+                }
+            }
             Ok(answer) => judge_webhook(&answer),
             Err(report) => report,
         }
+    }
+}
+
+/// The first message of a thread, as its answer named it. The handle is `C0123456789 1700000000.000100 C0123456789`: the
+/// channel's id, the message's time, which is its name and kept as text, and the channel as configured then.
+#[derive(Debug, PartialEq, Eq)]
+struct Parent<'a> {
+    channel: &'a str,
+    ts: &'a str,
+}
+
+impl<'a> Parent<'a> {
+    /// `None` if the destination posts to another channel by now: an answer would go to the old one.
+    fn read(handle: &'a str, bot: &Bot) -> Option<Self> {
+        let (channel, rest) = handle.split_once(' ')?;
+        let (ts, configured) = rest.split_once(' ')?;
+        (configured == bot.channel).then_some(Self { channel, ts })
+    }
+
+    fn handle(answer: &Answer, bot: &Bot) -> Option<String> {
+        let body = answer.json()?;
+        let (channel, ts) = (body["channel"].as_str()?, body["ts"].as_str()?);
+        let is_id = (1..=64).contains(&channel.len()) && channel.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let is_time = (1..=64).contains(&ts.len()) && ts.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        (is_id && is_time).then(|| format!("{channel} {ts} {}", bot.channel))
+    }
+}
+
+/// What an answer tells of the thread. `is_reply` is whether the message was an answer itself: then the thread goes on under
+/// its first message.
+fn thread_news(key: &str, is_reply: bool, bot: &Bot, answer: &Answer, report: &Report) -> Option<ThreadNews> {
+    let key = key.to_owned();
+    match report.outcome {
+        Outcome::Delivered if !is_reply => Some(ThreadNews { key, handle: Some(Parent::handle(answer, bot)?) }),
+        Outcome::RefusedContent if is_reply => {
+            let body = answer.json()?;
+            let gone = body["error"].as_str().is_some_and(|word| NO_THREAD.contains(&word));
+            gone.then_some(ThreadNews { key, handle: None })
+        }
+        _ => None,
     }
 }
 
@@ -131,6 +186,12 @@ pub(super) const BOT: Parts = &[
         source: POST_MESSAGE,
     }],
     contract::PAUSE,
+    &[Row {
+        seen: Seen::Words(NO_THREAD),
+        outcome: Outcome::RefusedContent,
+        why: "What the message was to be an answer to is deleted or closed: it is sent again at once, and begins a thread",
+        source: POST_MESSAGE,
+    }],
     WORDS,
     &[Row {
         seen: Seen::Told("HTTP 200, `\"ok\": false` and another word", |answer| is_told(answer, false)),
@@ -142,6 +203,16 @@ pub(super) const BOT: Parts = &[
     contract::NOT_TAKEN,
     contract::GATEWAY_IN_DOUBT,
     contract::FAILED,
+];
+
+/// Of answers to a message. Nothing was posted.
+const NO_THREAD: &[&str] = &[
+    "cannot_reply_to_message",
+    "invalid_thread_ts",
+    "message_not_found",
+    "restricted_action_non_threadable_channel",
+    "restricted_action_thread_locked",
+    "thread_not_found",
 ];
 
 /// The words of both interfaces; the older webhook tells them bare, the API as `error`.
@@ -329,6 +400,43 @@ mod tests {
         assert_eq!(detail(note), "HTTP 200: invalid_blocks at /blocks/0/text/text");
         assert_eq!(detail("[json-pointer:/<script>]"), "HTTP 200: invalid_blocks");
         assert_eq!(detail("SECRET"), "HTTP 200: invalid_blocks");
+    }
+
+    #[test]
+    fn a_message_becomes_the_parent_of_those_after_it() {
+        let bot = |channel: &str| Bot { authorization: HeaderValue::from_static("x"), channel: channel.to_owned() };
+        let taken = |body: &Value| answer(200, &body.to_string());
+        let delivered = Report::new(Outcome::Delivered, Some(200), "ok");
+        let news = |body: &Value| thread_news("key", false, &bot("#sec"), &taken(body), &delivered);
+        let handle = "C01 1700000000.000100 #sec";
+        let good = json!({"ok": true, "channel": "C01", "ts": "1700000000.000100"});
+        assert_eq!(news(&good), Some(ThreadNews { key: "key".into(), handle: Some(handle.into()) }));
+        assert_eq!(thread_news("key", true, &bot("#sec"), &taken(&good), &delivered), None, "an answer is no parent");
+        for bad in [
+            json!({"ok": true}),
+            json!({"ok": true, "channel": "C01", "ts": 1_700_000_000.000_1}),
+            json!({"ok": true, "channel": "C 1", "ts": "1.1"}),
+            json!({"ok": true, "channel": "C1", "ts": "1 x"}),
+            json!({"ok": true, "channel": "", "ts": ""}),
+        ] {
+            assert_eq!(news(&bad), None, "{bad}");
+        }
+        assert_eq!(Parent::read(handle, &bot("#sec")), Some(Parent { channel: "C01", ts: "1700000000.000100" }));
+        for (handle, channel) in [(handle, "#other"), ("C01 1.1", "#sec"), ("", ""), ("C01", "C01")] {
+            assert_eq!(Parent::read(handle, &bot(channel)), None, "{handle} {channel}");
+        }
+        let refused = |word: &str, is_reply| {
+            let answer = taken(&json!({"ok": false, "error": word}));
+            let report = judge_bot(&answer);
+            (report.outcome.name(), thread_news("key", is_reply, &bot("C1"), &answer, &report))
+        };
+        let gone = Some(ThreadNews { key: "key".into(), handle: None });
+        for word in NO_THREAD {
+            assert_eq!(refused(word, true), ("refused_content", gone.clone()), "{word}");
+            assert_eq!(refused(word, false), ("refused_content", None), "{word}");
+        }
+        assert_eq!(refused("invalid_blocks", true), ("refused_content", None));
+        assert_eq!(refused("restricted_action_thread_only_channel", true), ("refused_destination", None));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::lateness::{self, Known};
 use super::{InForce, Sender, Shared};
 use crate::model::delivery::{Code, Kind};
-use crate::model::{Content, DeliveryId, Event, Health, Message, Outcome, Report, Timestamp};
+use crate::model::{Content, DeliveryId, Event, Health, Mention, Message, Outcome, Report, Timestamp};
 use crate::render::{self, Circumstances, Context, Detour, Digest, DigestCount, DigestKind, Notice};
 use crate::store::{Claimed, What};
 use crate::telemetry::metrics::PlainCause;
@@ -37,11 +37,12 @@ impl Attempt {
     pub(super) async fn run(self) -> Attempted {
         let id = self.shared.store.delivery_id(self.claimed.row);
         let now = self.shared.clock.now();
-        let content = match self.context(&id, now).await {
-            Ok(context) => self.content(&context),
+        let (content, thread) = match self.context(&id, now).await {
+            Ok((context, thread)) => (self.content(&context), thread),
             Err(fault) => return fault,
         };
-        let message = Message { id, content, thread: None };
+        let reply_to = self.reply_to(thread.as_deref(), now).await;
+        let message = Message { id, content, thread, reply_to };
         let report = match &self.settings.sender {
             // The receiver compares times with a clock of its own.
             Sender::Channel(notifier) => notifier.send(&message, self.shared.clock.wall()).await,
@@ -50,7 +51,18 @@ impl Attempt {
         Attempted { report, sent: true }
     }
 
-    async fn context(&self, id: &DeliveryId, now: Timestamp) -> Result<Context, Attempted> {
+    /// What the channel called the first message of the thread. Whatever keeps it from being known, the message goes out.
+    async fn reply_to(&self, thread: Option<&str>, now: Timestamp) -> Option<String> {
+        let thread = thread.filter(|_| self.settings.sender.has_handles())?;
+        let known = self.shared.store.thread(self.settings.name.as_str(), thread, now).await;
+        known.unwrap_or_else(|error| {
+            tracing::warn!(destination.name = %self.settings.name, "a message begins its thread anew: {error}");
+            None
+        })
+    }
+
+    /// What the message is made of, and the thread it belongs to.
+    async fn context(&self, id: &DeliveryId, now: Timestamp) -> Result<(Context, Option<String>), Attempted> {
         let claimed = &self.claimed;
         let rule = self.settings.rules.rule(claimed.rule.as_str());
         let known = Known {
@@ -62,6 +74,10 @@ impl Attempt {
         };
         let delay = lateness::why(claimed, &known, now);
         let moved = claimed.moved.as_ref().filter(|_| !matches!(claimed.what, What::Notice(_)));
+        let mentions = match (&claimed.what, rule.and_then(|rule| rule.mention.as_ref())) {
+            (What::Event(_) | What::Digest(_), Some(named)) => named,
+            _ => &self.settings.mention,
+        };
         let about = Circumstances {
             delivery_id: id,
             code: self.code(),
@@ -76,28 +92,29 @@ impl Attempt {
             now,
             delay: delay.as_deref(),
             detour: moved.map(|moved| Detour { from: &moved.from, why: &moved.why }),
-            mentions: &[],
-            thread: None,
+            mentions: &Mention::shown_in(mentions, self.settings.sender.channel()),
+            thread: claimed.thread.as_deref(),
         };
         match &claimed.what {
             What::Event(body) => event(body)
-                .map(|event| Context::new(&event, &about))
+                .map(|event| (Context::new(&event, &about), claimed.thread.clone()))
                 .ok_or_else(|| refused("the stored event cannot be read")),
             What::Digest(kind) => self.digest(*kind, &about).await,
             What::Notice(reason) => {
                 let from = claimed.moved.as_ref().map_or(&self.settings.name, |moved| &moved.from);
                 let waiting = self.shared.store.owed_by(from.as_str()).await.unwrap_or_default();
-                Ok(Context::notice(&Notice { destination: from, reason, waiting }, &about))
+                Ok((Context::notice(&Notice { destination: from, reason, waiting }, &about), None))
             }
         }
     }
 
-    async fn digest(&self, kind: Kind, about: &Circumstances<'_>) -> Result<Context, Attempted> {
+    async fn digest(&self, kind: Kind, about: &Circumstances<'_>) -> Result<(Context, Option<String>), Attempted> {
         let unread = |error| {
             Attempted::not_sent(Outcome::Transient, format!("the events of this digest cannot be read: {error}"))
         };
         let (store, row) = (&self.shared.store, self.claimed.row);
         let mut gathered = store.gathered(row).await.map_err(unread)?;
+        let thread = gathered.thread.take();
         let mut count = DigestCount::default();
         loop {
             for (body, received) in &gathered.events {
@@ -110,11 +127,13 @@ impl Attempt {
         }
         let kind = if kind == Kind::Batch { DigestKind::Batch } else { DigestKind::Overflow };
         let digest = count.digest(kind).ok_or_else(|| refused("the stored events cannot be read"))?;
-        match digest.events.as_slice() {
+        let about = Circumstances { thread: thread.as_deref(), ..*about };
+        let context = match digest.events.as_slice() {
             // Nothing joined it, so it is a message like any other.
-            [event] if digest.count == 1 => Ok(Context::new(event, about)),
-            _ => Ok(Context::digest(&Digest { count: gathered.members, ..digest }, about)),
-        }
+            [event] if digest.count == 1 => Context::new(event, &about),
+            _ => Context::digest(&Digest { count: gathered.members, ..digest }, &about),
+        };
+        Ok((context, thread))
     }
 
     fn content(&self, context: &Context) -> Content {

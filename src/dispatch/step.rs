@@ -52,6 +52,10 @@ pub fn next_step(claimed: &Claimed, report: &Report, about: &Circumstances<'_>) 
     let dead = |reason: String| alone(Settlement::Dead { reason });
     match &report.outcome {
         Outcome::Delivered => alone(Settlement::Delivered),
+        // The content is good: it was only to be an answer to something that is gone. The next attempt begins the thread anew.
+        Outcome::RefusedContent if report.thread.as_ref().is_some_and(|news| news.handle.is_none()) => {
+            alone(Settlement::Again { at: now, counts: false, may_repeat: false, plain: false })
+        }
         Outcome::RefusedContent if claimed.plain => dead(report.detail.clone()),
         // Something smaller may pass. That is no failure of the destination, and not to be waited for.
         Outcome::RefusedContent => alone(Settlement::Again { at: now, counts: true, may_repeat: false, plain: true }),
@@ -175,6 +179,20 @@ mod tests {
             let found = step(&claimed(own, plain, Duration::ZERO), outcome.clone(), &about(health));
             assert_eq!(found, expected, "{outcome:?} {own} {plain}");
         }
+    }
+
+    /// Nothing is wrong with the message: it goes again as it is, also if it is the plain one already.
+    #[test]
+    fn a_message_whose_thread_is_gone_begins_it_anew() {
+        let health = failing();
+        let of = |handle: Option<&str>, plain| {
+            let news = crate::model::ThreadNews { key: "t".into(), handle: handle.map(str::to_owned) };
+            let report = Report { thread: Some(news), ..Report::new(Outcome::RefusedContent, Some(200), "words") };
+            next_step(&claimed(3, plain, Duration::ZERO), &report, &about(&health)).settlement
+        };
+        assert_eq!(of(None, false), again(0, false, false, false));
+        assert_eq!(of(None, true), again(0, false, false, false));
+        assert_eq!(of(Some("x"), false), again(0, true, false, true));
     }
 
     #[test]

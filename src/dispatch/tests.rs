@@ -66,6 +66,7 @@ fn settings(name: &str, sender: Sender) -> LaneSettings {
         overflow: Overflow::Queue,
         fallback: None,
         template: None,
+        mention: Vec::new(),
         rules: Arc::new(RuleSet::new(Vec::new(), Action::Drop { reason: String::new() }, Severity::Info)),
         renderer: Arc::new(Renderer::builtin()),
         audience: Audience::default(),
@@ -164,6 +165,7 @@ fn event(id: &str, key: &str, severity: Severity, destinations: &[&str]) -> NewE
         rule: RuleName::from("all"),
         severity,
         batch: None,
+        thread: None,
     });
     NewEvent::new(&Event::from_value(record).unwrap(), owed.collect(), None)
 }

@@ -112,6 +112,7 @@ impl Scene {
             overflow: place.overflow,
             fallback: None,
             template: None,
+            mention: Vec::new(),
             rules: Arc::new(RuleSet::new(Vec::new(), Action::Drop { reason: String::new() }, Severity::Info)),
             renderer: Arc::new(Renderer::builtin()),
             audience: Audience::default(),
@@ -135,8 +136,13 @@ impl Scene {
     }
 
     async fn accept(&self, number: usize, key: &str, severity: Severity, to: &[&str]) {
-        let owed =
-            |to: &&str| NewDelivery { destination: (*to).into(), rule: RuleName::from("all"), severity, batch: None };
+        let owed = |to: &&str| NewDelivery {
+            destination: (*to).into(),
+            rule: RuleName::from("all"),
+            severity,
+            batch: None,
+            thread: None,
+        };
         let record =
             json!({"event_id": number.to_string(), "key": key, "target": format!("host-{number}.example.org")});
         let event = NewEvent::new(&Event::from_value(record).unwrap(), to.iter().map(owed).collect(), None);

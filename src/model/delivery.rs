@@ -254,11 +254,23 @@ pub struct Report {
     pub detail: String,
     /// Delivered, but not to everyone: `detail` says who was refused. To be shown, never a reason to send again.
     pub partial: bool,
+    /// What the answer tells of the message's thread.
+    pub thread: Option<ThreadNews>,
+}
+
+/// What an answer tells of a thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadNews {
+    /// Which one: the message's [`thread`](super::Message::thread).
+    pub key: String,
+    /// What the channel calls its first message, which has just been sent; for that channel alone to read. `None`: the
+    /// thread is gone, and the next message begins it anew.
+    pub handle: Option<String>,
 }
 
 impl Report {
     pub fn new(outcome: Outcome, status: Option<u16>, detail: impl Into<String>) -> Self {
-        Self { outcome, status, detail: detail.into(), partial: false }
+        Self { outcome, status, detail: detail.into(), partial: false, thread: None }
     }
 }
 

@@ -90,6 +90,9 @@ pub struct Message {
     /// What it belongs with: messages of one thread to one destination have the same opaque, stable text here. Channels
     /// show no part of it; a mail names a hash.
     pub thread: Option<String>,
+    /// What the channel called the first message of that thread, if it is known and still to be answered to: what
+    /// [`ThreadNews::handle`](super::ThreadNews) said then.
+    pub reply_to: Option<String>,
 }
 
 /// The rendered body, in the only two shapes channels take.

@@ -38,20 +38,23 @@ impl Grouped {
 }
 
 impl Batch {
-    /// `["www.example.org",465]` as JSON: a value cannot leave its string, so no two lists of values look alike. A
-    /// missing or empty value is `null`, as conditions take them for the same; numbers are kept as they are written, so
-    /// `465` and `"465"`, which are one number to conditions, are one group.
     pub fn group(&self, event: &Event) -> Grouped {
-        let values = self.by.iter().map(|field| match event.field(field) {
-            Some(value) if !is_empty(value) => match value {
-                Value::Number(number) => Value::String(number.to_string()),
-                other => other.clone(),
-            },
-            _ => Value::Null,
-        });
-        let group = bounded(Value::Array(values.collect()).to_string());
-        Grouped { group, wait: self.wait, max: self.max }
+        Grouped { group: bounded(values(&self.by, event)), wait: self.wait, max: self.max }
     }
+}
+
+/// `["www.example.org","465"]` as JSON: a value cannot leave its string, so no two lists of values look alike. A
+/// missing or empty value is `null`, as conditions take them for the same; numbers are kept as they are written, so
+/// `465` and `"465"`, which are one number to conditions, are one group.
+pub(super) fn values(by: &[String], event: &Event) -> String {
+    let values = by.iter().map(|field| match event.field(field) {
+        Some(value) if !is_empty(value) => match value {
+            Value::Number(number) => Value::String(number.to_string()),
+            other => other.clone(),
+        },
+        _ => Value::Null,
+    });
+    Value::Array(values.collect()).to_string()
 }
 
 /// A longer text becomes its beginning and its digest. It no longer ends in `]`, so it equals no text left whole.

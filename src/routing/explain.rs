@@ -263,6 +263,8 @@ mod tests {
             template: None,
             runbook: None,
             batch: None,
+            thread_by: None,
+            mention: None,
             place: Place { file: "rules.yaml".into(), line: 7 },
         }
     }
@@ -337,7 +339,7 @@ mod tests {
             ],
             "unrouted": null,
             "route": {
-                "owed": [{"destination": "s", "rule": "b", "severity": "high", "severity_from": "rule", "batch": null}],
+                "owed": [{"destination": "s", "rule": "b", "severity": "high", "severity_from": "rule", "batch": null, "thread": null}],
                 "dropped": {"rule": "d", "reason": "noise"},
             },
         });

@@ -163,6 +163,8 @@ mod tests {
             template: None,
             runbook: None,
             batch: None,
+            thread_by: None,
+            mention: None,
             place: Place { file: "rules.yaml".into(), line: 1 },
         }
     }

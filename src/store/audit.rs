@@ -489,7 +489,7 @@ const DELIVERIES: &str = "SELECT d.id, d.kind, d.event, d.destination, d.lane, d
         CASE WHEN d.kind IN (1, 2) THEN (SELECT count(*) FROM delivery m INDEXED BY delivery_digest WHERE m.digest = d.id) END,
         f.kind, EXISTS (SELECT 1 FROM digest h WHERE h.delivery = d.digest),
         (SELECT outcome FROM attempt a WHERE a.delivery = d.id AND a.number = d.tries),
-        e.id IS NOT NULL
+        e.id IS NOT NULL, coalesce(d.thread, '')
     FROM delivery d LEFT JOIN event e ON e.id = d.event LEFT JOIN destination n ON n.id = d.destination
         LEFT JOIN digest g ON g.delivery = d.id LEFT JOIN delivery f ON f.id = d.digest
     WHERE d.id > ?1 ORDER BY d.id LIMIT ?2";
@@ -529,9 +529,10 @@ struct Facts {
 impl Facts {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let (kind, event, destination): (i64, Option<i64>, i64) = (row.get(1)?, row.get(2)?, row.get(3)?);
-        let rule = readable::<String>(row, 5)?;
-        let sum = rule.map(|rule| {
-            Ok::<_, rusqlite::Error>(checksum::delivery(kind, event.unwrap_or(0), destination, row.get(4)?, &rule))
+        let (rule, thread) = (readable::<String>(row, 5)?, readable::<String>(row, 23)?);
+        let sum = rule.zip(thread).map(|(rule, thread)| {
+            let named = (rule.as_str(), Some(thread.as_str()).filter(|thread| !thread.is_empty()));
+            Ok::<_, rusqlite::Error>(checksum::delivery(kind, event.unwrap_or(0), destination, row.get(4)?, named))
         });
         let sum = sum.transpose()?;
         let kept: Option<i64> = row.get(12)?;

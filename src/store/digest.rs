@@ -28,6 +28,8 @@ pub struct Gathered {
     pub members: u64,
     pub first: Timestamp,
     pub last: Timestamp,
+    /// The thread that all members belong to, if it is one; told with the first events.
+    pub thread: Option<String>,
     /// Of each member, in the order they came: the event as JSON, and when it was received. As many as memory should hold
     /// at a time.
     pub events: Vec<(String, Timestamp)>,
@@ -186,7 +188,7 @@ impl Open<'_> {
         received: Timestamp,
     ) -> rusqlite::Result<i64> {
         let Self { kind, destination, via, lane, rule, grouping } = *self;
-        let sum = checksum::delivery(kind.code(), 0, destination, lane, rule);
+        let sum = checksum::delivery(kind.code(), 0, destination, lane, (rule, None));
         let digest = work
             .db
             .prepare_cached(
@@ -290,6 +292,11 @@ fn fold_one(work: &mut Work<'_>, via: i64, row: i64, now: Timestamp) -> rusqlite
     Ok(true)
 }
 
+/// Null unless all members name the same.
+const COMMON_THREAD: &str =
+    "SELECT CASE WHEN count(thread) = count(*) AND min(thread) = max(thread) THEN min(thread) END
+     FROM delivery INDEXED BY delivery_digest WHERE digest = ?1";
+
 fn gathered(db: &Connection, row: i64, after: i64) -> rusqlite::Result<Gathered> {
     let mut gathered = db
         .prepare_cached("SELECT members, first_at, last_at FROM digest WHERE delivery = ?1")?
@@ -302,6 +309,9 @@ fn gathered(db: &Connection, row: i64, after: i64) -> rusqlite::Result<Gathered>
                 ..Gathered::default()
             })
         })?;
+    if after == 0 {
+        gathered.thread = db.prepare_cached(COMMON_THREAD)?.query_row([row], |row| row.get(0))?;
+    }
     let mut find = db.prepare_cached(
         "SELECT e.event_id, e.key, e.received_at, e.body, e.checksum, d.id FROM delivery d INDEXED BY delivery_digest
          JOIN event e ON e.id = d.event WHERE d.digest = ?1 AND d.id > ?2 ORDER BY d.id LIMIT ?3",

@@ -123,7 +123,7 @@ impl Store {
         self.write_with_room(move |work| {
             let to = destination_id(work.db, to.as_str())?;
             let lane = LaneKey::new(Severity::Critical, "notice").number();
-            let sum = checksum::delivery(Kind::Notice.code(), 0, about, lane, "notice");
+            let sum = checksum::delivery(Kind::Notice.code(), 0, about, lane, ("notice", None));
             work.db
                 .prepare_cached(
                     "INSERT INTO delivery (kind, destination, via, lane, rule, severity, state, due_at, created_at, note, checksum)

@@ -36,6 +36,8 @@ pub struct NewDelivery {
     pub severity: Severity,
     /// Told together with others of its kind.
     pub batch: Option<NewBatch>,
+    /// What its message belongs with, where a channel has threads.
+    pub thread: Option<String>,
 }
 
 /// What became of a list of events. `new + duplicate` is its length.

@@ -104,7 +104,7 @@ fn dropped(id: &str) -> NewEvent {
 
 fn to(destination: &str) -> NewDelivery {
     let (destination, rule) = (DestinationName::from(destination), RuleName::from("all"));
-    NewDelivery { destination, rule, severity: Severity::Info, batch: None }
+    NewDelivery { destination, rule, severity: Severity::Info, batch: None, thread: None }
 }
 
 fn batched(destination: &str) -> NewDelivery {

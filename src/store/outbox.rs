@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::queue::{Candidate, Queue, lanes};
 use super::work::{OutletId, Tally, Work};
-use super::{NewDelivery, Room, Store, StoreError, checksum, digest, schema};
+use super::{NewDelivery, Room, Store, StoreError, checksum, digest, schema, thread};
 use crate::model::delivery::{Kind, LaneKey, State};
 use crate::model::{Condition, DestinationName, Health, Outcome, Report, RuleName, Severity, Timestamp};
 
@@ -35,6 +35,8 @@ pub struct Claimed {
     pub what: What,
     /// To whom it is owed.
     pub destination: i64,
+    /// What its message belongs with; of a digest, [`Gathered::thread`](super::Gathered::thread) tells.
+    pub thread: Option<String>,
 }
 
 impl Claimed {
@@ -59,6 +61,7 @@ impl Claimed {
             moved: None,
             what: What::Event("".into()),
             destination: 1,
+            thread: None,
         }
     }
 }
@@ -268,7 +271,8 @@ pub(super) fn enqueue(
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     let lane = LaneKey::new(owed.severity, key).number();
-    let sum = checksum::delivery(Kind::Event.code(), event, destination, lane, owed.rule.as_str());
+    let (rule, thread) = (owed.rule.as_str(), owed.thread.as_deref());
+    let sum = checksum::delivery(Kind::Event.code(), event, destination, lane, (rule, thread));
     work.tally.owed += 1;
     let folded = match &owed.batch {
         Some(batch) => Some(digest::gather(work, destination, owed, batch, now)?),
@@ -284,21 +288,22 @@ pub(super) fn enqueue(
         .db
         .prepare_cached(
             "INSERT INTO delivery (kind, event, destination, via, lane, rule, severity, state, due_at, created_at, started_at,
-                tries, digest, checksum)
-             VALUES (0, ?1, ?2, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10, ?11)",
+                tries, digest, checksum, thread)
+             VALUES (0, ?1, ?2, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10, ?11, ?12)",
         )?
         .insert(params![
             event,
             destination,
             lane,
-            owed.rule.as_str(),
+            rule,
             owed.severity.rank(),
             state.code(),
             now.as_millis(),
             started,
             i64::from(offered.is_some()),
             folded,
-            sum
+            sum,
+            thread
         ])?;
     work.tally.add(destination, state, 1);
     let Some(taker) = offered else {
@@ -319,6 +324,7 @@ pub(super) fn enqueue(
         moved: None,
         what: What::Event(body.into()),
         destination,
+        thread: owed.thread.clone(),
     };
     work.hand_over(destination, taker, claimed);
     Ok(())
@@ -423,6 +429,9 @@ fn settle(work: &mut Work<'_>, via: i64, boot: i64, ended: &Ended, remember: Opt
     work.tally.moved(claimed.destination, State::Sending, state);
     if *settlement == Settlement::NotStarted {
         return Ok(());
+    }
+    if let Some(news) = &report.thread {
+        thread::learn(work.db, via, news, *at)?;
     }
     // Delivered at the first attempt: the delivery's own row says all there is.
     if claimed.number > 1 || report.outcome != Outcome::Delivered {

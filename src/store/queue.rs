@@ -145,7 +145,8 @@ const ONE: &str =
         d.plain, d.may_repeat, d.created_at, d.note, d.checksum,
         e.event_id, e.key, e.received_at, e.body, e.checksum,
         CASE WHEN d.via <> d.destination THEN (SELECT name FROM destination n WHERE n.id = d.destination) END,
-        (SELECT first_at FROM digest g WHERE d.event IS NULL AND g.delivery = d.id)
+        (SELECT first_at FROM digest g WHERE d.event IS NULL AND g.delivery = d.id),
+        d.thread
      FROM delivery d LEFT JOIN event e ON e.id = d.event WHERE d.id = ?1";
 
 /// The lanes of a destination that have something ready, most urgent first.
@@ -198,7 +199,8 @@ fn read(row: &Row<'_>) -> Result<Claimed, Unreadable> {
     let event: Option<i64> = row.get(3)?;
     let destination: i64 = row.get(4)?;
     let rule = row.get_ref(6)?.as_str()?;
-    let sum = checksum::delivery(kind, event.unwrap_or(0), destination, row.get(5)?, rule);
+    let thread = row.get_ref(22)?.as_str_or_null()?;
+    let sum = checksum::delivery(kind, event.unwrap_or(0), destination, row.get(5)?, (rule, thread));
     if row.get::<_, Option<i64>>(14)?.is_some_and(|kept| kept != sum) {
         return Err(Unreadable::Damaged("its row"));
     }
@@ -229,6 +231,7 @@ fn read(row: &Row<'_>) -> Result<Claimed, Unreadable> {
         moved: from.map(|from| Moved { from: DestinationName::from(from.as_str()), why }),
         what,
         destination,
+        thread: thread.map(str::to_owned),
     })
 }
 

@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_digests.sql"),
     include_str!("migrations/0003_retention.sql"),
+    include_str!("migrations/0004_threads.sql"),
 ];
 
 /// Statements kept prepared; the default of 16 is fewer than the relay uses.

@@ -16,6 +16,7 @@ mod migration;
 mod model;
 mod order;
 mod recovery;
+mod threads;
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -126,7 +127,7 @@ fn rows(claimed: &[Claimed]) -> Vec<i64> {
 }
 
 fn owed(destination: &str, severity: Severity) -> NewDelivery {
-    NewDelivery { destination: destination.into(), rule: RuleName::from("all"), severity, batch: None }
+    NewDelivery { destination: destination.into(), rule: RuleName::from("all"), severity, batch: None, thread: None }
 }
 
 fn event(id: &str, owed: &[(&str, Severity)]) -> NewEvent {

@@ -25,4 +25,5 @@ mod secrecy;
 mod service;
 mod sickness;
 mod storm;
+mod threads;
 mod webhook_input;

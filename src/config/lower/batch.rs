@@ -24,6 +24,12 @@ const MAX_MOST: u32 = 1000;
 /// Each makes the groups smaller; with more, every event is a group of its own.
 const BY_MAX: usize = 8;
 
+/// What goes by fields, and the code of its problems.
+pub(super) struct By {
+    pub(super) what: &'static str,
+    pub(super) code: &'static str,
+}
+
 /// `website-cert-expired`, `website-cert-expired and 3 more`
 fn few(first: &str, others: &[&str]) -> String {
     if others.is_empty() { quoted(first) } else { format!("{} and {} more", quoted(first), others.len()) }
@@ -46,7 +52,10 @@ impl Checker<'_> {
             let problem = problem.related(self.place(drop.key), "it drops here");
             self.report(problem, field.key, "not used here", "remove `batch`, or send instead of dropping");
         }
-        let by = written.by.as_ref().map_or(Some(Vec::new()), |field| self.batch_by(field));
+        let by = written
+            .by
+            .as_ref()
+            .map_or(Some(Vec::new()), |field| self.by(field, &By { what: "a batch", code: "bad-batch" }));
         let wait = written.wait.as_ref().map_or(Some(WAIT), |field| self.duration(field, WAIT_MIN, WAIT_MAX));
         let max = written.max.as_ref().map_or(Some(MAX), |field| self.batch_max(field));
         let batch = Batch { by: by?, wait: wait?, max: max? };
@@ -86,10 +95,12 @@ impl Checker<'_> {
         self.report(Problem::warning("critical-batch", title), field.key, "holds critical events back", help);
     }
 
-    fn batch_by(&mut self, field: &Field<Many>) -> Option<Vec<String>> {
+    /// The names of fields that events must agree in.
+    pub(super) fn by(&mut self, field: &Field<Many>, by: &By) -> Option<Vec<String>> {
+        let By { what, code } = *by;
         let items = field.value.items(field.at, self.text);
         if items.len() > BY_MAX {
-            let problem = Problem::error("bad-batch", format!("a batch goes by at most {BY_MAX} fields"));
+            let problem = Problem::error(code, format!("{what} goes by at most {BY_MAX} fields"));
             self.report(problem, field.key, "too many", "name the few that a reader would sort by, like `target`");
             return None;
         }
@@ -97,14 +108,14 @@ impl Checker<'_> {
         let mut good = true;
         for item in &items {
             let fault = if item.value.trim().is_empty() {
-                "a batch needs the names of fields".to_owned()
+                format!("{what} needs the names of fields")
             } else if !seen.insert(item.value) {
-                format!("the batch goes by {} twice", quoted(item.value))
+                format!("{what} goes by {} twice", quoted(item.value))
             } else {
                 continue;
             };
             let help = "name each field of the event once, like `target` or `details.port`";
-            self.report(Problem::error("bad-batch", fault), item.at, "not a field to go by", help);
+            self.report(Problem::error(code, fault), item.at, "not a field to go by", help);
             good = false;
         }
         good.then(|| items.iter().map(|item| item.value.to_owned()).collect())

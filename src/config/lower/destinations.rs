@@ -9,7 +9,7 @@ use crate::config::file::{At, Destination as Written, Field, File, Sp, Written a
 use crate::config::problem::{Problem, quoted};
 use crate::config::secrets::Asked;
 use crate::config::words::nearest;
-use crate::deliver::{Settings, UrlProblem, slack, teams, webhook};
+use crate::deliver::{Settings, UrlProblem, http, slack, teams, webhook};
 use crate::model::{Channel, DestinationName, Secret};
 use crate::render::{Audience, Renderer};
 
@@ -26,8 +26,8 @@ const COMMON: [&str; 6] = ["limit", "over_limit", "digest_after", "fallback", "t
 
 fn fields(channel: Channel, written: &Written) -> Vec<&'static str> {
     let own = match channel {
-        Channel::Slack => vec!["url", "token", "channel"],
-        Channel::Teams => vec!["url"],
+        Channel::Slack => vec!["url", "token", "channel", "base_url", "mention"],
+        Channel::Teams => vec!["url", "mention"],
         Channel::Email => vec!["smtp", "api", "from", "to"],
         Channel::Webhook => vec!["url", "secret"],
         Channel::Http(_) => presets::fields(written),
@@ -124,11 +124,13 @@ impl Checker<'_> {
         }
         let zone = written.timezone.as_ref().and_then(|field| self.timezone(field));
         let audience = Audience { zone: zone.unwrap_or_else(|| audience.zone.clone()), ..audience.clone() };
+        let mention = written.mention.as_ref().filter(|_| fields.contains(&"mention"));
+        let mention = mention.map(|field| self.destination_mention(&table, field, channel)).unwrap_or_default();
         let owner = Owner { checker: self, name, table: &table, kind: channel.kind() };
         let settings = owner.settings(channel, written)?;
         let template = written.template.as_ref().map(|field| field.value.clone());
         // Fallbacks follow, once all destinations are known.
-        Some(Destination { settings, limits, shared_limits, overflow, fallback: None, template, audience })
+        Some(Destination { settings, limits, shared_limits, overflow, fallback: None, template, audience, mention })
     }
 
     /// `told_by` is where a destination of the rule is named, if it is a rule that names the template.
@@ -163,7 +165,8 @@ impl Owner<'_, '_> {
         self.checker.misplaced(&written.present(), &fields(channel, written), &this, |field| match field {
             "smtp" | "api" | "from" | "to" => "email destinations",
             "secret" => "webhook destinations",
-            "token" | "channel" => "slack destinations",
+            "token" | "channel" | "base_url" => "slack destinations",
+            "mention" => "slack and teams destinations",
             "preset" => "http destinations",
             "url" | "allow_http" => "destinations that are posted to",
             _ => "other types of destination",
@@ -227,6 +230,11 @@ impl Owner<'_, '_> {
                         Problem::error("misplaced-field", "`channel` goes with `token`; a webhook URL has its own");
                     self.checker.report(problem, channel.key, "not used here", "remove it, or use a bot `token`");
                 }
+                if let Some(base) = &written.base_url {
+                    let problem =
+                        Problem::error("misplaced-field", "`base_url` goes with `token`; a webhook URL is whole");
+                    self.checker.report(problem, base.key, "not used here", "remove it, or use a bot `token`");
+                }
                 Some(slack::Settings::Webhook { url: self.url(written.url.as_ref(), allow_http, slack::check_url)? })
             }
             (None, Some(token)) => {
@@ -241,7 +249,7 @@ impl Owner<'_, '_> {
                     self.checker.not_a_header(secret_place(token), "token");
                     return None;
                 }
-                let api_base = SLACK_API.to_owned();
+                let api_base = self.api_base(written.base_url.as_ref(), allow_http)?;
                 Some(slack::Settings::Bot { token: secret.into_secret(), channel: channel?, api_base })
             }
             (Some(_), Some(token)) => {
@@ -257,6 +265,18 @@ impl Owner<'_, '_> {
             }
             (None, None) => {
                 self.missing("url", "`url: { env: NAME }` of an incoming webhook, or `token` and `channel` of a bot");
+                None
+            }
+        }
+    }
+
+    fn api_base(&mut self, field: Option<&Field<String>>, allow_http: bool) -> Option<String> {
+        let Some(field) = field else { return Some(SLACK_API.to_owned()) };
+        match http::check_url(&field.value, allow_http) {
+            Ok(_) => Some(field.value.trim_end_matches('/').to_owned()),
+            Err(problem) => {
+                let help = format!("write the API's address without a method, like `{SLACK_API}`");
+                self.checker.report(Problem::error("bad-url", problem.message), field.at, "not an API's address", help);
                 None
             }
         }

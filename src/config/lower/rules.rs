@@ -84,6 +84,8 @@ impl Checker<'_> {
         let runbook = written.runbook.as_ref().and_then(|field| self.runbook(field));
         let keys = keys_and_conditions.as_ref().and_then(|(keys, _)| keys.as_ref());
         let batch = self.batch(&table, written, severity.or(default_severity), keys);
+        let thread_by = self.thread_by(&table, written, severity.or(default_severity), sends.destinations);
+        let mention = self.rule_mention(&table, written, sends.destinations);
         let (keys, conditions) = keys_and_conditions?;
         let line = at.map_or(1, |at| self.source.line(at.start));
         let rule = Rule {
@@ -96,6 +98,8 @@ impl Checker<'_> {
             template: written.template.as_ref().map(|field| field.value.clone()),
             runbook,
             batch,
+            thread_by,
+            mention,
             place: Place { file: Arc::clone(self.source.file()), line: u32::try_from(line).unwrap_or(u32::MAX) },
         };
         Some((rule, at))

@@ -130,7 +130,12 @@ pub(super) mod tests {
 
     pub(in crate::deliver::email) fn message(subject: &str, text: &str, html: Option<&str>) -> Message {
         let (subject, text, html) = (subject.to_owned(), text.to_owned(), html.map(str::to_owned));
-        Message { id: DeliveryId::new("k3", 255), content: Content::Mail { subject, text, html }, thread: None }
+        Message {
+            id: DeliveryId::new("k3", 255),
+            content: Content::Mail { subject, text, html },
+            thread: None,
+            reply_to: None,
+        }
     }
 
     pub(in crate::deliver::email) fn letter(subject: &str, text: &str, html: Option<&str>) -> Letter {

@@ -113,7 +113,7 @@ async fn a_store_of_the_first_version_is_worked_on() {
     // References hold: one row each, and none to nothing.
     let twice = scene.store.write(|work| {
         work.db.execute("INSERT INTO delivery SELECT 99, kind, event, destination, via, lane, rule, severity, state, due_at,
-            started_at, status, tries, failures, crashes, plain, may_repeat, created_at, ended_at, reason, note, digest, checksum
+            started_at, status, tries, failures, crashes, plain, may_repeat, created_at, ended_at, reason, note, digest, checksum, thread
             FROM delivery WHERE id = 1", [])
     });
     assert!(twice.await.unwrap_err().to_string().contains("UNIQUE"));
