@@ -56,7 +56,7 @@ impl Severities {
 impl fmt::Display for Severities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sending, named, default } = self;
-        let name = if *named == 1 { "names" } else { "name" };
+        let name = if *sending == 1 || *named == 1 { "names" } else { "name" };
         write!(f, "{named} of {} {name} one; others, and unrouted events, have ", count(*sending, "sending rule"))?;
         match default {
             Some(severity) => write!(f, "the default, {severity}"),
