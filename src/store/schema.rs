@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::path::Path;
 use std::sync::Arc;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
 use super::StoreError;
@@ -25,7 +26,7 @@ const STATEMENTS_CACHED: usize = 64;
 /// Write-ahead log with an fsync at each commit: `NORMAL` would lose acknowledged events at a power cut. The settings are
 /// read back, because some file systems refuse the write-ahead log without an error.
 pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
-    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    keep_statements(connection)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     connection.execute_batch(
@@ -46,8 +47,15 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-pub(super) fn set_up_reader(connection: &Connection) -> rusqlite::Result<()> {
+/// Keeps statements prepared. Where a bound value might matter to the choice of an index, SQLite would compile the statement
+/// anew for each value; that choice never depends on values here.
+fn keep_statements(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
+}
+
+pub(super) fn set_up_reader(connection: &Connection) -> rusqlite::Result<()> {
+    keep_statements(connection)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.execute_batch("PRAGMA query_only = ON; PRAGMA mmap_size = 0;")
 }
