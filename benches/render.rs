@@ -13,6 +13,10 @@ use halo_relay::model::{
 use halo_relay::render::{Audience, Circumstances, Context, DEFAULT, Renderer, plain};
 use serde_json::{Map, json};
 
+/// As the daemon has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     divan::main();
 }

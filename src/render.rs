@@ -10,7 +10,7 @@
 //! - **Limits are kept.** Output is bounded, and brought within each channel's limits; what is cut is marked with `…`.
 //!
 //! ```text
-//!  Event ─► Context ─► handlebars ─► JSON with marked values ─► each value written for its place ─► limits ─► Content
+//!  Event ─► Context ─► template ─► JSON with marked values ─► each value written for its place ─► limits ─► Content
 //! ```
 //!
 //! Templates are files `CHANNEL/NAME.hbs`; for email `email/NAME.subject.hbs`, `.text.hbs` and `.html.hbs`, of which missing
@@ -19,6 +19,7 @@
 mod audience;
 mod context;
 mod digest;
+mod document;
 mod email;
 mod helpers;
 mod html;
@@ -54,6 +55,7 @@ pub use self::audience::{Audience, BadHost, HostPattern, Hosts};
 pub use self::context::{Circumstances, Context, Detour, is_runbook_url};
 use self::context::{Shape, event_without_body};
 pub use self::digest::{Digest, DigestCount, DigestKind};
+use self::document::{Builder, Tokens};
 pub use self::notice::Notice;
 use self::quick::{Program, Scope};
 pub use self::samples::Tried;
@@ -230,8 +232,11 @@ impl Renderer {
         context: &Context,
         finish: impl FnOnce(&mut Value) -> Result<(), Fault>,
     ) -> Result<Content, RenderError> {
-        let rendered = self.rendered(format, name, context)?;
-        let document = taint::parse(&rendered).map_err(Fault::NotJson);
+        let (templates, file) = self.templates(format, name, context)?;
+        let document = match templates.document(format, file, context) {
+            Some(document) => Ok(document),
+            None => taint::parse(&templates.render(format, file, context)?).map_err(Fault::NotJson),
+        };
         let finished = document.and_then(|mut document| finish(&mut document).map(|()| document));
         finished.map(Content::Json).map_err(|fault| fault.of(format, name))
     }
@@ -252,17 +257,30 @@ impl Renderer {
     }
 
     fn rendered(&self, format: Format, name: &str, context: &Context) -> Result<String, RenderError> {
+        let (templates, file) = self.templates(format, name, context)?;
+        templates.render(format, file, context)
+    }
+
+    /// The templates of a format, and which of them is for this message.
+    fn templates<'a>(
+        &'a self,
+        format: Format,
+        name: &'a str,
+        context: &Context,
+    ) -> Result<(&'a Templates, &'a str), RenderError> {
         let missing = || Fault::Limit("there is no such template".to_owned()).of(format, name);
         let templates = self.formats.get(&format).ok_or_else(missing)?;
         let shape = context.shape();
-        let own = format!("{name}.{}", shape.name());
         let file = match shape {
             Shape::Event if templates.read.contains_key(name) => name,
             Shape::Event => DEFAULT,
-            Shape::Digest if templates.read.contains_key(&own) => &own,
-            Shape::Digest | Shape::Notice => shape.name(),
+            Shape::Digest => {
+                let own = templates.read.get_key_value(&format!("{name}.{}", shape.name()));
+                own.map_or(shape.name(), |(own, _)| own)
+            }
+            Shape::Notice => shape.name(),
         };
-        templates.render(format, file, context)
+        Ok((templates, file))
     }
 }
 
@@ -381,6 +399,8 @@ struct Templates {
     own: BTreeMap<String, Source>,
     /// Of those that need no handlebars.
     programs: BTreeMap<String, Program>,
+    /// Likewise, of JSON templates.
+    documents: BTreeMap<String, Program<Tokens>>,
 }
 
 impl Templates {
@@ -423,44 +443,59 @@ impl Templates {
             findings.extend(found);
         }
         let errors: Vec<_> = findings.into_iter().filter_map(located).collect();
-        let programs = parsed
-            .iter()
-            .filter_map(|(name, template)| Some((name.clone(), quick::read(template, &parsed)?)))
-            .collect();
+        if !errors.is_empty() {
+            // Among them may be partials that are included too often to be read any further.
+            return Err(errors);
+        }
+        let whole = parsed.iter().filter(|(name, _)| !is_partial(name));
+        let quick = whole.filter_map(|(name, template)| Some((name.clone(), quick::read(template, &parsed)?)));
+        let (mut programs, mut documents) = (BTreeMap::new(), BTreeMap::new());
+        if format.is_json() {
+            documents = quick.filter_map(|(name, program)| Some((name, program.tokenised()?))).collect();
+        } else {
+            programs = quick.collect();
+        }
         let own = sources.iter().filter(|(_, source)| source.path.is_some());
         let own = own.map(|(name, source)| (name.clone(), (*source).clone())).collect();
-        if errors.is_empty() { Ok(Self { registry, read, own, programs }) } else { Err(errors) }
+        Ok(Self { registry, read, own, programs, documents })
     }
 
     fn render(&self, format: Format, name: &str, context: &Context) -> Result<String, RenderError> {
-        let none = Facts::default();
-        let facts = self.read.get(name).unwrap_or(&none);
-        match self.by_program(format, name, context, facts) {
+        match self.by_program(format, name, context) {
             Some(text) => Ok(text),
-            None => self.by_handlebars(format, name, context, facts),
+            None => self.by_handlebars(format, name, context),
         }
     }
 
-    fn by_program(&self, format: Format, name: &str, context: &Context, facts: &Facts) -> Option<String> {
-        let program = self.programs.get(name)?;
-        if format == Format::Webhook {
+    fn by_program(&self, format: Format, name: &str, context: &Context) -> Option<String> {
+        let event = context.event_as_read(self.read.get(name)?);
+        self.programs.get(name)?.text(Scope::new(context.data(), event.as_ref()), format.escape())
+    }
+
+    /// The document that a template renders, its values marked; `None` if it takes handlebars and a parser.
+    fn document(&self, format: Format, name: &str, context: &Context) -> Option<Value> {
+        let (program, facts) = (self.documents.get(name)?, self.read.get(name)?);
+        let mut builder = Builder::new();
+        match context.event() {
+            Some(event) if format == Format::Webhook => {
+                let shown = event_without_body(event, facts, &context.value("event")["when"], false);
+                program.run(Scope::for_machines(context.data(), &shown, event), &mut builder)?;
+            }
             // Of a digest machines get more than the context has ready.
-            let event = context.event()?;
-            let shown = event_without_body(event, facts, &context.value("event")["when"], false);
-            return program.run(Scope::for_machines(context.data(), &shown, event), format.escape());
+            None if format == Format::Webhook => {
+                program.run(Scope::new(context.as_read(facts, true).data(), None), &mut builder)?;
+            }
+            _ => {
+                let event = context.event_as_read(facts);
+                program.run(Scope::new(context.data(), event.as_ref()), &mut builder)?;
+            }
         }
-        let event = context.event_as_read(facts);
-        program.run(Scope::new(context.data(), event.as_ref()), format.escape())
+        builder.done()
     }
 
-    fn by_handlebars(
-        &self,
-        format: Format,
-        name: &str,
-        context: &Context,
-        facts: &Facts,
-    ) -> Result<String, RenderError> {
-        let data = context.as_read(facts, format == Format::Webhook);
+    fn by_handlebars(&self, format: Format, name: &str, context: &Context) -> Result<String, RenderError> {
+        let none = Facts::default();
+        let data = context.as_read(self.read.get(name).unwrap_or(&none), format == Format::Webhook);
         let mut out = Bounded { bytes: Vec::new() };
         self.registry.render_with_context_to_write(name, &data, &mut out).map_err(|error| {
             let place = match (error.line_no, error.column_no) {

@@ -91,7 +91,7 @@ pub(super) fn is_known(name: &str, format: Format) -> bool {
 
 /// Machines get JSON, and the text as it is.
 pub(super) fn register(registry: &mut Handlebars<'static>, format: Format) {
-    registry.register_helper("default", Box::new(Given(first_given)));
+    registry.register_helper("default", Box::new(Given(|values| first_given(values).clone())));
     registry.register_helper("upper", Box::new(Given(|values| Value::String(text(values).to_uppercase()))));
     registry.register_helper("lower", Box::new(Given(|values| Value::String(text(values).to_lowercase()))));
     registry.register_helper("plural", Box::new(Given(plural)));
@@ -129,9 +129,9 @@ impl HelperDef for Given {
     }
 }
 
-pub(super) fn first_given(values: &[&Value]) -> Value {
+pub(super) fn first_given<'a>(values: &[&'a Value]) -> &'a Value {
     let given = |value: &Value| !value.is_null() && value.as_str() != Some("");
-    values.iter().copied().find(|value| given(value)).cloned().unwrap_or(Value::Null)
+    values.iter().copied().find(|value| given(value)).unwrap_or(&Value::Null)
 }
 
 fn text(values: &[&Value]) -> String {

@@ -5,6 +5,8 @@
 //! of the time that a message takes. A template that holds nothing else is read into a [`Program`] at load. A program
 //! gives what handlebars would give or nothing at all: what it does not know ([`read`]) or does not meet as expected
 //! ([`Program::run`]) is left to handlebars, and so are all errors.
+//!
+//! Of a JSON template the literals are kept as tokens, and it runs into a document at once: see [`document`](super::document).
 
 use std::collections::BTreeMap;
 
@@ -13,17 +15,17 @@ use handlebars::{JsonRender as _, JsonTruthy as _, Path, PathSeg};
 use serde_json::{Map, Value};
 
 use super::OUTPUT_BYTES_MAX;
+use super::document::{Lexer, Tokens};
 use super::helpers::{JSON, SHAPES, first_given};
-use super::taint::mark_json;
 use crate::model::Event;
 
-/// A template as a list of steps.
+/// A template as a list of steps. Its literals are kept as text, or as the tokens of a document.
 #[derive(Debug)]
-pub(super) struct Program(Vec<Step>);
+pub(super) struct Program<L = String>(Vec<Step<L>>);
 
 #[derive(Debug)]
-enum Step {
-    Text(String),
+enum Step<L> {
+    Literal(L),
     Print(Name),
     /// The first that is neither null nor empty.
     PrintFirst(Vec<Operand>),
@@ -32,13 +34,13 @@ enum Step {
     PrintBody,
     If {
         test: Test,
-        then: Program,
-        otherwise: Program,
+        then: Program<L>,
+        otherwise: Program<L>,
     },
     Each {
         list: Name,
-        inner: Program,
-        otherwise: Option<Program>,
+        inner: Program<L>,
+        otherwise: Program<L>,
     },
 }
 
@@ -83,9 +85,9 @@ fn included(partial: &DecoratorTemplate, partials: &Partials) -> Option<Program>
     read(partials.get(named)?, partials)
 }
 
-fn step(element: &TemplateElement, partials: &Partials) -> Option<Step> {
+fn step(element: &TemplateElement, partials: &Partials) -> Option<Step<String>> {
     match element {
-        TemplateElement::RawString(text) => Some(Step::Text(text.clone())),
+        TemplateElement::RawString(text) => Some(Step::Literal(text.clone())),
         TemplateElement::Expression(expression) if expression.hash.is_empty() => print(expression),
         TemplateElement::HelperBlock(block) if block.hash.is_empty() && block.block_param.is_none() => {
             nest(block, partials)
@@ -94,7 +96,7 @@ fn step(element: &TemplateElement, partials: &Partials) -> Option<Step> {
     }
 }
 
-fn print(expression: &HelperTemplate) -> Option<Step> {
+fn print(expression: &HelperTemplate) -> Option<Step<String>> {
     match (expression.name.as_name()?, expression.params.as_slice()) {
         (helper, []) if SHAPES.iter().any(|shape| shape.name == helper) => None,
         (_, []) => name(&expression.name).map(Step::Print),
@@ -105,19 +107,14 @@ fn print(expression: &HelperTemplate) -> Option<Step> {
     }
 }
 
-fn nest(block: &HelperTemplate, partials: &Partials) -> Option<Step> {
+fn nest(block: &HelperTemplate, partials: &Partials) -> Option<Step<String>> {
     let [parameter] = block.params.as_slice() else { return None };
     let inner = block.template.as_ref().map(|inner| read(inner, partials))?;
-    let otherwise = block.inverse.as_ref().map(|inverse| read(inverse, partials).ok_or(())).transpose().ok()?;
+    let otherwise = block.inverse.as_ref().map_or(Some(Program(vec![])), |inverse| read(inverse, partials))?;
     match block.name.as_name()? {
         "each" => Some(Step::Each { list: name(parameter)?, inner: inner?, otherwise }),
-        "if" => {
-            Some(Step::If { test: test(parameter)?, then: inner?, otherwise: otherwise.unwrap_or(Program(vec![])) })
-        }
-        "unless" => {
-            let test = Test::Not(Box::new(test(parameter)?));
-            Some(Step::If { test, then: inner?, otherwise: otherwise.unwrap_or(Program(vec![])) })
-        }
+        "if" => Some(Step::If { test: test(parameter)?, then: inner?, otherwise }),
+        "unless" => Some(Step::If { test: Test::Not(Box::new(test(parameter)?)), then: inner?, otherwise }),
         _ => None,
     }
 }
@@ -186,10 +183,40 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// A program that is running.
-struct Run {
+/// What a program's output goes to; `None` from any of these ends the run.
+pub(super) trait Output<L> {
+    fn literal(&mut self, literal: &L) -> Option<()>;
+    /// A printed value.
+    fn value(&mut self, text: &str) -> Option<()>;
+    /// A value printed as JSON.
+    fn json(&mut self, value: &Value) -> Option<()>;
+    fn body(&mut self, body: &Map<String, Value>) -> Option<()>;
+}
+
+/// Output of a template that is no JSON.
+pub(super) struct Text {
     escape: fn(&str, &mut String),
-    out: String,
+    text: String,
+}
+
+impl Output<String> for Text {
+    fn literal(&mut self, literal: &String) -> Option<()> {
+        self.text.push_str(literal);
+        (self.text.len() <= OUTPUT_BYTES_MAX).then_some(())
+    }
+
+    fn value(&mut self, text: &str) -> Option<()> {
+        (self.escape)(text, &mut self.text);
+        (self.text.len() <= OUTPUT_BYTES_MAX).then_some(())
+    }
+
+    fn json(&mut self, _: &Value) -> Option<()> {
+        None
+    }
+
+    fn body(&mut self, _: &Map<String, Value>) -> Option<()> {
+        None
+    }
 }
 
 /// Where in the innermost `each` a step stands: at the first item, at the last.
@@ -197,60 +224,99 @@ type Ends = (bool, bool);
 
 impl Program {
     /// `None` if it is handlebars' to render this, or to say what is wrong.
-    pub(super) fn run(&self, scope: Scope<'_>, escape: fn(&str, &mut String)) -> Option<String> {
-        let mut run = Run { escape, out: String::with_capacity(2048) };
-        run.steps(&self.0, scope, None)?;
-        Some(run.out)
+    pub(super) fn text(&self, scope: Scope<'_>, escape: fn(&str, &mut String)) -> Option<String> {
+        let mut out = Text { escape, text: String::with_capacity(2048) };
+        self.run(scope, &mut out)?;
+        Some(out.text)
+    }
+
+    /// The same for a JSON template; `None` if it cannot be said beforehand what its literals are.
+    pub(super) fn tokenised(self) -> Option<Program<Tokens>> {
+        let mut lexer = Lexer::default();
+        let program = self.tokens(&mut lexer)?;
+        (lexer == Lexer::default()).then_some(program)
+    }
+
+    fn tokens(self, lexer: &mut Lexer) -> Option<Program<Tokens>> {
+        let mut steps = Vec::with_capacity(self.0.len());
+        for step in self.0 {
+            let before = *lexer;
+            // Whichever branch is taken, and however often, what follows must be read alike.
+            let branch = |program: Self| {
+                let mut after = before;
+                Some((program.tokens(&mut after)?, after))
+            };
+            steps.push(match step {
+                Step::Literal(text) => Step::Literal(lexer.read(&text)?),
+                Step::Print(name) if lexer.in_string => Step::Print(name),
+                Step::PrintFirst(operands) if lexer.in_string => Step::PrintFirst(operands),
+                Step::PrintJson(name) if !lexer.in_string => Step::PrintJson(name),
+                Step::PrintBody if !lexer.in_string => Step::PrintBody,
+                Step::If { test, then, otherwise } => {
+                    let ((then, after), (otherwise, same)) = (branch(then)?, branch(otherwise)?);
+                    *lexer = (after == same).then_some(after)?;
+                    Step::If { test, then, otherwise }
+                }
+                Step::Each { list, inner, otherwise } => {
+                    let ((inner, after), (otherwise, same)) = (branch(inner)?, branch(otherwise)?);
+                    (after == before && same == before).then_some(())?;
+                    Step::Each { list, inner, otherwise }
+                }
+                _ => return None,
+            });
+        }
+        Some(Program(steps))
     }
 }
 
-impl Run {
-    fn steps(&mut self, steps: &[Step], scope: Scope<'_>, ends: Option<Ends>) -> Option<()> {
-        for step in steps {
+impl<L> Program<L> {
+    /// `None` if it is handlebars' to render this, or to say what is wrong.
+    pub(super) fn run(&self, scope: Scope<'_>, out: &mut impl Output<L>) -> Option<()> {
+        self.steps(scope, None, out)
+    }
+
+    fn steps(&self, scope: Scope<'_>, ends: Option<Ends>, out: &mut impl Output<L>) -> Option<()> {
+        for step in &self.0 {
             match step {
-                Step::Text(text) => self.out.push_str(text),
-                Step::Print(name) => self.print(scope.find(name)?)?,
-                Step::PrintFirst(operands) => self.print_first(operands, scope)?,
-                Step::PrintJson(name) => mark_json(scope.find(name)?, &mut self.out),
-                Step::PrintBody => mark_json(scope.body?, &mut self.out),
+                Step::Literal(literal) => out.literal(literal)?,
+                Step::Print(name) => print_value(scope.find(name)?, out)?,
+                Step::PrintFirst(operands) => print_value(first_operand(operands, scope)?, out)?,
+                Step::PrintJson(name) => out.json(scope.find(name)?)?,
+                Step::PrintBody => out.body(scope.body?)?,
                 Step::If { test, then, otherwise } => {
                     let branch = if test.holds(scope, ends)? { then } else { otherwise };
-                    self.steps(&branch.0, scope, ends)?;
+                    branch.steps(scope, ends, out)?;
                 }
                 Step::Each { list, inner, otherwise } => {
                     let items = scope.find(list)?.as_array()?;
                     for (at, item) in items.iter().enumerate() {
-                        self.steps(&inner.0, Scope::new(item, None), Some((at == 0, at + 1 == items.len())))?;
+                        inner.steps(Scope::new(item, None), Some((at == 0, at + 1 == items.len())), out)?;
                     }
-                    if let (true, Some(otherwise)) = (items.is_empty(), otherwise) {
-                        self.steps(&otherwise.0, scope, ends)?;
+                    if items.is_empty() {
+                        otherwise.steps(scope, ends, out)?;
                     }
                 }
             }
-            if self.out.len() > OUTPUT_BYTES_MAX {
-                return None;
-            }
         }
         Some(())
     }
+}
 
-    fn print(&mut self, value: &Value) -> Option<()> {
-        match value {
-            Value::String(text) => (self.escape)(text, &mut self.out),
-            Value::Null | Value::Bool(_) | Value::Number(_) => (self.escape)(&value.render(), &mut self.out),
-            Value::Array(_) | Value::Object(_) => return None,
-        }
-        Some(())
+fn print_value<L>(value: &Value, out: &mut impl Output<L>) -> Option<()> {
+    match value {
+        Value::String(text) => out.value(text),
+        Value::Null | Value::Bool(_) | Value::Number(_) => out.value(&value.render()),
+        Value::Array(_) | Value::Object(_) => None,
     }
+}
 
-    fn print_first(&mut self, operands: &[Operand], scope: Scope<'_>) -> Option<()> {
-        let value = |operand: &Operand| match operand {
-            Operand::Name(name) => scope.find(name).cloned(),
-            Operand::Literal(value) => Some(value.clone()),
-        };
-        let values: Vec<_> = operands.iter().map(value).collect::<Option<_>>()?;
-        self.print(&first_given(&values.iter().collect::<Vec<_>>()))
-    }
+fn first_operand<'a>(operands: &'a [Operand], scope: Scope<'a>) -> Option<&'a Value> {
+    let value = |operand: &'a Operand| match operand {
+        Operand::Name(name) => scope.find(name),
+        Operand::Literal(value) => Some(value),
+    };
+    let values: Vec<_> = operands.iter().map(value).collect::<Option<_>>()?;
+    Some(first_given(&values))
 }
 
 impl Test {
@@ -271,12 +337,12 @@ impl Test {
 mod tests {
     use std::fs;
 
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use crate::model::Event;
-    use crate::render::hostile_tests::HOSTILE;
+    use crate::render::hostile_tests::{self, HOSTILE};
     use crate::render::snapshot_tests::{context, sample};
-    use crate::render::{Context, DEFAULT, Renderer, Shape, is_partial, shape_of};
+    use crate::render::{Context, Renderer, shape_of, taint};
 
     fn contexts() -> Vec<Context> {
         let hostile = HOSTILE.map(|text| {
@@ -323,30 +389,29 @@ mod tests {
         fs::write(dir.path().join("webhook/whole.hbs"), "{\"event\": {{json event}}}").unwrap();
         fs::write(dir.path().join("email/all.text.hbs"), all).unwrap();
         let renderer = Renderer::load(Some(dir.path())).unwrap_or_else(|errors| panic!("{errors:#?}"));
+        let contexts: Vec<_> =
+            contexts().into_iter().chain(HOSTILE.into_iter().flat_map(hostile_tests::contexts)).collect();
         let mut compared = 0;
         for (format, templates) in &renderer.formats {
-            assert!(templates.programs.contains_key(DEFAULT), "{format:?}: the built-in template needs no handlebars");
-            let of_events =
-                templates.programs.keys().filter(|name| !is_partial(name) && shape_of(name) == Shape::Event);
-            for name in of_events {
-                for context in contexts() {
-                    let facts = &templates.read[name];
-                    if name == "whole" {
-                        assert_eq!(
-                            templates.by_program(*format, name, &context, facts),
-                            None,
-                            "only a part is at hand"
-                        );
-                        continue;
-                    }
-                    let program = templates.by_program(*format, name, &context, facts).unwrap();
-                    let handlebars = templates.by_handlebars(*format, name, &context, facts).unwrap();
-                    assert_eq!(program, handlebars, "{format:?} {name}");
+            for name in templates.read.keys() {
+                for context in contexts.iter().filter(|context| context.shape() == shape_of(name)) {
+                    let slow = || templates.by_handlebars(*format, name, context).unwrap();
+                    let (quick, slow) = match format.is_json() {
+                        true if name == "whole" => (templates.document(*format, name, context), None),
+                        true => (templates.document(*format, name, context), Some(taint::parse(&slow()).unwrap())),
+                        false => (templates.by_program(*format, name, context).map(Value::String), Some(slow().into())),
+                    };
+                    assert_eq!(
+                        quick, slow,
+                        "{format:?} {name}: `whole` has only a part at hand, all others need no handlebars"
+                    );
                     compared += 1;
                 }
             }
         }
-        assert_eq!(compared, 8 * contexts().len(), "six built-in parts and two of this test");
+        let (all, shapes) = (contexts.len(), HOSTILE.len());
+        // Six built-in parts for each shape, two more for events, and the part that is refused.
+        assert_eq!(compared, 9 * (all - 2 * shapes) + 6 * 2 * shapes);
     }
 
     #[test]

@@ -52,6 +52,13 @@ pub(super) fn mark(value: &str, out: &mut String) {
     out.push(CLOSE);
 }
 
+/// A printed value in a string that is no longer, or not yet, written as JSON.
+pub(super) fn mark_as_is(value: &str, out: &mut String) {
+    out.push(OPEN);
+    out.push_str(&encode(value));
+    out.push(CLOSE);
+}
+
 /// A printed value in a document that is no JSON, written by `escape`.
 pub(super) fn mark_text(value: &str, escape: fn(&str) -> String, out: &mut String) {
     out.push(OPEN);
@@ -72,7 +79,8 @@ pub(super) fn mark_json(value: &impl Serialize, out: &mut String) {
 /// The first byte that all marks share: most text has none, and to look for one byte is quick.
 const MARK_BYTE: u8 = 0xEF;
 
-fn encode(text: &str) -> Cow<'_, str> {
+/// A text without marks, from which [`decode`] makes it again.
+pub(super) fn encode(text: &str) -> Cow<'_, str> {
     if !text.as_bytes().contains(&MARK_BYTE) {
         return Cow::Borrowed(text);
     }
