@@ -16,19 +16,24 @@ pub(super) fn fit(body: &Value) -> Result<(), String> {
     if body.is_object() { Ok(()) } else { Err("a webhook template must be one JSON object".to_owned()) }
 }
 
-/// The small plain body: no template; of an event its id and key alone, of several how many there are.
+/// The small plain body: no template; of an event its id and key alone, of several how many there are. It has all the members
+/// that receivers of the built-in body may count on.
 pub(super) fn plain(context: &Context) -> Value {
     let mut body = json!({
         "type": format!("halo-relay.{}", context.shape().name()),
         "shape": context.shape().name(),
         "timestamp": context.text("received"),
         "data": {},
+        "severity": context.value("severity")["name"],
         "headline": context.text("headline"),
-        "link": context.link(),
-        "late": context.text("late"),
-        "detour": null,
-        "delivery": {"id": context.delivery_id(), "code": context.text("code")},
         "rule": context.text("rule"),
+        "link": context.link(),
+        "runbook": context.value("runbook"),
+        "late": context.text("late"),
+        "delay": context.value("delay"),
+        "detour": null,
+        "delivery": {"id": context.delivery_id(), "code": context.text("code"), "may_repeat": context.value("may_repeat")},
+        "test": context.value("test"),
     });
     let detour = context.value("detour");
     if detour["text"].is_string() {
@@ -47,7 +52,9 @@ pub(super) fn plain(context: &Context) -> Value {
         (None, _) => {
             body["timestamp"] = digest["last"].clone();
             let member = |name: &str| (name.to_owned(), digest[name].clone());
-            body["data"] = ["kind", "count", "first", "last", "why"].map(member).into_iter().collect();
+            let told = ["kind", "count", "first", "last", "keys", "targets", "more_targets", "why"].map(member);
+            body["data"] = told.into_iter().collect();
+            (body["data"]["events"], body["data"]["left_out"]) = (json!([]), digest["count"].clone());
         }
     }
     body
