@@ -39,6 +39,11 @@ pub enum Way {
     Api(api::Settings),
 }
 
+/// The mail as an SMTP server gets it after DATA, before dots are doubled; `None` for content of the wrong shape.
+pub fn bytes(settings: &Settings, message: &Message, now: Timestamp) -> Option<Vec<u8>> {
+    mime::build(&Letter::new(settings, message)?, now).ok()
+}
+
 /// What common relays take in one message (Amazon SES, Postmark and Resend: 50). A longer list belongs in a mailing list.
 pub const RECIPIENTS_MAX: usize = 50;
 /// RFC 5321, 4.5.3.1.1.
