@@ -1,5 +1,6 @@
 //! The command line: what each command takes, and the one place where its end becomes an exit code.
 
+mod browser;
 mod control;
 mod output;
 mod place;

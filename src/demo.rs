@@ -11,6 +11,7 @@
 //! - `mail`: a mail server that keeps what it gets.
 //! - `inbox`: takes what the relay sends, answers as Slack, Teams or a webhook receiver would, shows each message as a
 //!   person would see it.
+//! - `preview`: the same page with one message in it, for `halo-relay render --html`.
 //!
 //! Nothing here knows the relay itself, and nothing leaves the machine. All state is in memory, bounded, and gone at the end.
 
@@ -39,6 +40,7 @@ mod event_api;
 mod feed;
 mod inbox;
 mod mail;
+pub mod preview;
 
 /// The demo's services, serving. Dropping it stops them at once; `shutdown` stops them in good order.
 #[must_use = "dropping it stops the services"]

@@ -1,12 +1,14 @@
 //! `halo-relay render`: the exact payload that a destination would get, without sending it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Common, Failure, exit, output, place};
+use super::{Common, Failure, browser, exit, output, place};
 use crate::clock::Clock;
 use crate::config::{self, Config, LoadOptions};
+use crate::deliver::{Settings, email};
+use crate::demo::preview::{self, Payload};
 use crate::model::delivery::Code;
 use crate::model::event::EventError;
 use crate::model::{Content, DeliveryId, DestinationName, Event, Mention, Message, RuleName, Timestamp};
@@ -39,6 +41,12 @@ pub struct Render {
     /// Print mail as JSON too; other payloads are JSON
     #[arg(long)]
     json: bool,
+    /// Write a page that shows the message as its channel would, nearly (- is standard output)
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    html: Option<PathBuf>,
+    /// Show that page in $BROWSER, or in the desktop's browser
+    #[arg(long, conflicts_with = "json")]
+    open: bool,
 }
 
 impl Render {
@@ -55,6 +63,9 @@ impl Render {
         };
         let message = message_of(&config, &name, &event, self.template.as_deref(), false, about)?;
         output::remark(&told_by(&config, &name, &event));
+        if self.open || self.html.is_some() {
+            return show(&page(&name, destination, &message)?, self.html.as_deref(), self.open);
+        }
         match &message.content {
             Content::Mail { subject, text, html } if self.json => {
                 output::say_json(&serde_json::json!({ "subject": subject, "text": text, "html": html }))
@@ -63,6 +74,35 @@ impl Render {
             Content::Json(_) => output::say_json(&destination.settings.payload(&message.content)),
         }
     }
+}
+
+/// As it would leave now, drawn.
+fn page(name: &DestinationName, destination: &config::Destination, message: &Message) -> Result<String, Failure> {
+    let now = Clock::start().now();
+    let payload = match &destination.settings {
+        Settings::Email(settings) => email::bytes(settings, message, now).map(Payload::Mail),
+        settings => settings.payload(&message.content).map(Payload::Json),
+    };
+    let wrong = || Failure::new(exit::FINDINGS, format!("the message has the wrong shape for {name}"));
+    Ok(preview::page(destination.settings.channel(), name, message, &payload.ok_or_else(wrong)?, now))
+}
+
+/// Writes the page where it is wanted, else where the browser finds it; says where.
+fn show(page: &str, file: Option<&Path>, open: bool) -> Result<(), Failure> {
+    if file == Some(Path::new("-")) && !open {
+        return output::say(page);
+    }
+    let failed = |path: &Path, error: std::io::Error| {
+        Failure::new(exit::UNREACHABLE, format!("{}: the page cannot be written: {error}", path.display()))
+    };
+    let path = match file.filter(|file| *file != Path::new("-")) {
+        Some(file) => std::fs::write(file, page).map(|()| file.to_owned()).map_err(|error| failed(file, error))?,
+        None => browser::keep(page).map_err(|error| failed(&std::env::temp_dir(), error))?,
+    };
+    if open {
+        browser::open(&path)?;
+    }
+    output::say(&format!("the page is {}", path.display()))
 }
 
 /// As a rule would gather them: copies of the event, a second apart, at targets `1.` to `9.` of its own.

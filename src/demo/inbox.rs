@@ -30,7 +30,7 @@ use super::answers;
 use super::mail::{Letter, Mail};
 use crate::model::{Channel, Timestamp};
 
-const PAGE: &str = include_str!("inbox.html");
+pub(super) const PAGE: &str = include_str!("inbox.html");
 const MESSAGES_MAX: usize = 200;
 const MESSAGES_BYTES_MAX: usize = 32 * 1024 * 1024;
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -208,14 +208,19 @@ fn good_name(destination: &str) -> bool {
 /// Runs the page's one script, known by its hash, and lets it talk to us: nothing else runs and nothing is fetched.
 /// Inline styles are open because the frames that show mail inherit this policy, and mail is styled inline.
 fn page_policy() -> HeaderValue {
-    let script =
-        PAGE.split_once("<script>").and_then(|(_, rest)| rest.split_once("</script>")).map(|(script, _)| script);
-    let hash = STANDARD.encode(Sha256::digest(script.unwrap_or_default()));
     let policy = format!(
-        "default-src 'none'; script-src 'sha256-{hash}'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src {}; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; \
+         form-action 'none'; frame-ancestors 'none'",
+        script_source(),
     );
     HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
+}
+
+/// The page's one script, as a policy names it.
+pub(super) fn script_source() -> String {
+    let script =
+        PAGE.split_once("<script>").and_then(|(_, rest)| rest.split_once("</script>")).map(|(script, _)| script);
+    format!("'sha256-{}'", STANDARD.encode(Sha256::digest(script.unwrap_or_default())))
 }
 
 async fn with_security_headers(State(policy): State<HeaderValue>, request: Request, next: Next) -> Response {

@@ -96,6 +96,29 @@ async fn render_prints_what_would_be_sent() {
 }
 
 #[tokio::test]
+async fn render_shows_the_message_as_its_channel_would() {
+    let chat = FakeHttp::start(Reply::text(200, "ok")).await;
+    let scene = scene(&chat);
+    let page = scene.cli_ok(&["render", "--key", "issue-add", "--to", "chat", "--html", "-"]).await;
+    assert!(
+        page.starts_with("<!doctype html>") && page.contains("id=\"message\">{\"channel\":\"slack\""),
+        "{page:.500}"
+    );
+    let file = scene.rules().with_file_name("page.html");
+    let path = file.to_str().unwrap();
+    let said = scene.cli_ok(&["render", "--key", "issue-add", "--to", "team", "--digest", "3", "--html", path]).await;
+    assert!(said.contains(path), "{said}");
+    let page = std::fs::read_to_string(&file).unwrap();
+    assert!(page.contains("\"channel\":\"teams\"") && page.contains("3 × "), "{page:.500}");
+    let nowhere = file.join("page.html");
+    let output = scene.cli(&["render", "--key", "k", "--to", "team", "--html", nowhere.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot be written"));
+    let output = scene.cli(&["render", "--key", "k", "--to", "team", "--html", "-", "--json"]).await;
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[tokio::test]
 async fn send_test_sends_a_marked_message_and_prints_the_answer() {
     let mut chat = FakeHttp::start(Reply::text(200, "ok")).await;
     let scene = scene(&chat);
