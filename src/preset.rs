@@ -82,8 +82,8 @@ pub struct Preset {
 }
 
 /// What a setting may be called: fields of a destination. `url` and `token` are the usual ones.
-pub const SETTINGS: [&str; 10] =
-    ["url", "token", "api_key", "routing_key", "server", "chat_id", "topic", "stream", "user", "email"];
+pub const SETTINGS: [&str; 11] =
+    ["url", "server", "token", "key", "routing_key", "chat_id", "thread", "topic", "stream", "email", "user"];
 
 impl Preset {
     /// What is wrong with it beyond its shape, each in a sentence; nothing is, of those compiled in.
@@ -166,7 +166,8 @@ impl Preset {
     }
 }
 
-fn settings_in(text: &str) -> impl Iterator<Item = &str> {
+/// The names of the settings in a text.
+pub fn settings_in(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         let (_, name, after) = next_setting(rest)?;
@@ -192,7 +193,8 @@ const fn bytes_max() -> usize {
 #[serde(deny_unknown_fields)]
 pub struct Setting {
     pub is: Kind,
-    /// Used where a destination leaves it out; without one it must be there.
+    /// Used where a destination leaves it out; without one it must be there. An empty one leaves out the header, the
+    /// `basic` or the member of `add` that names it.
     #[serde(default)]
     pub default: Option<String>,
     /// What people are told to write: `{ env: DISCORD_URL }`.
@@ -371,7 +373,11 @@ mod tests {
         let cases = [
             ("https://example.org/", "ftp://example.org/", "`request.url` begins neither"),
             ("https://example.org/", "https://example.org/{topic}", "`request` uses `{topic}`"),
-            ("about: x", "about: x, settings: { key: { is: secret, example: x } }", "a setting cannot be called `key`"),
+            (
+                "about: x",
+                "about: x, settings: { colour: { is: secret, example: x } }",
+                "a setting cannot be called `colour`",
+            ),
             ("about: x", "about: x, settings: { token: { is: secret, example: x } }", "`request` does not use"),
             ("about: x", "about: x, values: { text: { as: text } }", "`text` is no JSON pointer"),
             ("{{text}}", "text", "`plain` has no `{{text}}`"),

@@ -169,7 +169,7 @@ pub fn literals(file: &File, text: &str) -> Vec<Span> {
     for destination in destinations.filter_map(|(_, destination)| destination.as_ref()) {
         let destination = &destination.value;
         written(destination.secret.as_ref(), &mut spans);
-        for name in ["url", "token", "api_key", "routing_key", "server"] {
+        for name in ["url", "server", "token", "key", "routing_key", "topic"] {
             written(destination.setting(name), &mut spans);
         }
         spans.extend(stray_values(&destination.strays));

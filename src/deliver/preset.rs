@@ -18,7 +18,7 @@ use super::contract::{self, Line, Parts, Row, Seen};
 use super::http::{self, Answer, Clients, Endpoint, UrlProblem};
 use super::{BuildError, wrong_content};
 use crate::model::{Channel, Content, Message, Outcome, PresetName, Report, Secret, Timestamp};
-use crate::preset::{Delivered, Encoding, Kind, Meaning, Preset, Wait, next_setting};
+use crate::preset::{Delivered, Encoding, Kind, Meaning, Preset, Wait, next_setting, settings_in};
 
 /// A service, and what the destination says of itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +51,11 @@ impl Settings {
             rest = after;
         }
         filled + rest
+    }
+
+    /// Whether it names a setting that is empty, and is to be left out.
+    fn lacks(&self, text: &str) -> bool {
+        settings_in(text).any(|name| self.values.get(name).is_some_and(|value| value.expose().trim().is_empty()))
     }
 
     fn filled_plainly(&self, text: &str) -> String {
@@ -116,15 +121,16 @@ impl Http {
             Encoding::Form => "application/x-www-form-urlencoded",
         };
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        for (name, value) in &request.headers {
+        for (name, value) in request.headers.iter().filter(|(_, value)| !settings.lacks(value)) {
             let name = HeaderName::try_from(name).map_err(|_| BuildError::Token)?;
             headers.insert(name, sensitive(&settings.filled_plainly(value))?);
         }
-        if let Some(basic) = &request.basic {
+        if let Some(basic) = request.basic.as_ref().filter(|basic| !settings.lacks(basic)) {
             let login = STANDARD.encode(settings.filled_plainly(basic));
             headers.insert(AUTHORIZATION, sensitive(&format!("Basic {login}"))?);
         }
-        let added = request.add.iter().map(|(name, value)| (name.clone(), settings.filled_everywhere(value)));
+        let added = request.add.iter().filter(|(_, value)| !value.as_str().is_some_and(|text| settings.lacks(text)));
+        let added = added.map(|(name, value)| (name.clone(), settings.filled_everywhere(value)));
         Ok(Self {
             name: settings.name,
             preset: Arc::clone(&settings.preset),

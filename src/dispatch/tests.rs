@@ -452,7 +452,8 @@ async fn the_most_urgent_that_waits_is_the_probe() {
     let mut world = World::new();
     world.scene.run([world.chat("chat")], &[]).await;
     let clock = world.scene.clock;
-    let until = clock.now().plus(Duration::from_secs(10));
+    // Soon after the critical comes: probes that fail many times in a row take turns.
+    let until = clock.now().plus(Duration::from_secs(7));
     world.receivers.rule(move |_| if clock.now() < until { Outcome::Transient } else { Outcome::Delivered });
     world.accept(0..20, one_key, &["chat"]).await;
     world.pass(Duration::from_secs(6), STEP).await;
@@ -465,8 +466,9 @@ async fn the_most_urgent_that_waits_is_the_probe() {
     assert!(after[..2].iter().any(|got| got.id() == 777), "{:?}", after.iter().map(Got::id).collect::<Vec<_>>());
     let arrived: Vec<_> = after.iter().filter(|got| got.delivered()).map(Got::id).collect();
     assert_eq!(arrived.len(), 21);
-    assert_eq!(arrived[0], 777);
-    assert!(arrived[1..].is_sorted(), "{arrived:?}");
+    let at = arrived.iter().position(|id| *id == 777);
+    assert!(at <= Some(1), "{arrived:?}");
+    assert!(arrived.iter().filter(|id| **id != 777).is_sorted(), "{arrived:?}");
 }
 
 fn to_mail() -> Fallback {
