@@ -8,7 +8,8 @@
 //!   attempts. Only then is a slot free, and only then may a message leave. So after a crash "never sent" and "may have been
 //!   sent" can be told apart, and a full disk stops sending before it repeats.
 //! - A lane whose queue is empty offers to take new work at once: then `accept` records the start of the attempt together
-//!   with the event, and one commit stands between an event and its message.
+//!   with the event, and one commit stands between an event and its message. The lane sees the delivery before that commit,
+//!   to make the message ready, and sends it after.
 //!
 //! All writes are jobs for one thread, which owns the only read-write connection (`store/writer.rs`). One process owns the
 //! directory (`store/lock.rs`). A commit that adds work wakes the destination's lane; the wake-up carries no data, the
@@ -53,7 +54,7 @@ pub use records::{
 };
 pub use retention::{Pruned, Walk};
 pub use thread::THREAD_FOR;
-pub use work::{OutletId, Subscription};
+pub use work::{Born, OutletId, Subscription};
 
 use self::ballast::Ballast;
 use self::work::Work;

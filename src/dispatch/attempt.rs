@@ -1,7 +1,12 @@
-//! One attempt: render and send once.
+//! One attempt: render and send once. The message of an event that is on its way to the disk is made meanwhile.
 
-use std::panic::AssertUnwindSafe;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+
+use tokio::sync::oneshot;
 
 use super::lateness::{self, Known};
 use super::{InForce, Sender, Shared};
@@ -16,39 +21,61 @@ pub(super) struct Attempt {
     pub shared: Shared,
     pub settings: Arc<InForce>,
     pub claimed: Claimed,
+    /// Of a delivery that is on its way to the disk: nothing is sent before it is there.
+    pub kept: Option<oneshot::Receiver<()>>,
     /// As it was when the attempt started.
     pub health: Health,
 }
 
 /// How an attempt ended.
-pub(super) struct Attempted {
-    pub report: Report,
-    /// Whether the report is the destination's, and not a fault of ours before anything was sent.
-    pub sent: bool,
+pub(super) enum Attempted {
+    /// The report is the destination's.
+    Sent(Report),
+    /// A fault of ours, before anything was sent.
+    NotSent(Report),
+    /// The lane may not send now.
+    NotStarted,
+    /// There is no such delivery: it did not come to the disk.
+    NeverKept,
 }
 
 impl Attempted {
     pub(super) fn not_sent(outcome: Outcome, why: impl Into<String>) -> Self {
-        Self { report: Report::new(outcome, None, why), sent: false }
+        Self::NotSent(Report::new(outcome, None, why))
+    }
+
+    /// Of a delivery that is given back as soon as it is there.
+    pub(super) async fn given_back(kept: oneshot::Receiver<()>) -> Self {
+        if kept.await.is_ok() { Self::NotStarted } else { Self::NeverKept }
     }
 }
 
 impl Attempt {
-    pub(super) async fn run(self) -> Attempted {
-        let id = self.shared.store.delivery_id(self.claimed.row);
-        let now = self.shared.clock.now();
-        let (content, thread) = match self.context(&id, now).await {
-            Ok((context, thread)) => (self.content(&context), thread),
+    pub(super) async fn run(mut self) -> Attempted {
+        let kept = self.kept.take();
+        let made = caught(self.message()).await;
+        if let Some(kept) = kept
+            && kept.await.is_err()
+        {
+            return Attempted::NeverKept;
+        }
+        let message = match made.unwrap_or_else(|panic| resume_unwind(panic)) {
+            Ok(message) => message,
             Err(fault) => return fault,
         };
-        let reply_to = self.reply_to(thread.as_deref(), now).await;
-        let message = Message { id, content, thread, reply_to };
-        let report = match &self.settings.sender {
+        Attempted::Sent(match &self.settings.sender {
             // The receiver compares times with a clock of its own.
             Sender::Channel(notifier) => notifier.send(&message, self.shared.clock.wall()).await,
             Sender::Function(_, function) => function(message).await,
-        };
-        Attempted { report, sent: true }
+        })
+    }
+
+    async fn message(&self) -> Result<Message, Attempted> {
+        let id = self.shared.store.delivery_id(self.claimed.row);
+        let now = self.shared.clock.now();
+        let (context, thread) = self.context(&id, now).await?;
+        let reply_to = self.reply_to(thread.as_deref(), now).await;
+        Ok(Message { id, content: self.content(&context), thread, reply_to })
     }
 
     /// What the channel called the first message of the thread. Whatever keeps it from being known, the message goes out.
@@ -145,7 +172,7 @@ impl Attempt {
         }
         let template = rule.and_then(|rule| rule.template.as_deref()).or(self.settings.template.as_deref());
         let template = template.filter(|name| self.settings.renderer.has(channel, name)).unwrap_or("default");
-        let rendered = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        let rendered = catch_unwind(AssertUnwindSafe(|| {
             self.settings.renderer.render(channel, template, context).map_err(|error| error.to_string())
         }));
         let fault = match rendered {
@@ -164,6 +191,16 @@ impl Attempt {
     fn code(&self) -> Code {
         Code::of_row(self.claimed.row)
     }
+}
+
+/// What crashes must wait like anything else until it is known whether there is such a delivery.
+async fn caught<T>(making: impl Future<Output = T>) -> std::thread::Result<T> {
+    let mut making = pin!(making);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| making.as_mut().poll(context))) {
+        Ok(polled) => polled.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
 }
 
 fn event(body: &str) -> Option<Event> {

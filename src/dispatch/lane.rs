@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +22,7 @@ use crate::backoff;
 use crate::model::delivery::Code;
 use crate::model::{Condition, DestinationName, Health, Outcome, Overflow, Report, Timestamp};
 use crate::rate::{Pacer, Turn as Room};
-use crate::store::{Claimed, Ended, Handed, Movable, Settlement, StoreError, Subscription, Taken, Turn};
+use crate::store::{Born, Claimed, Ended, Handed, Movable, Settlement, StoreError, Subscription, Taken, Turn};
 
 /// Between two tries while the store cannot be read or written.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
@@ -71,7 +71,8 @@ pub(super) struct Lane {
 /// What an attempt under way was started with.
 struct Pending {
     claimed: Claimed,
-    tickets: Tickets,
+    /// None of what may not start and is given back.
+    tickets: Option<Tickets>,
 }
 
 /// What the lane waits for when it can start nothing.
@@ -154,9 +155,6 @@ impl Lane {
                 }
             }
             self.receive();
-            if !self.ended.is_empty() {
-                continue;
-            }
             match self.under_way.join_next_with_id().await {
                 Some(ended) => self.answered(ended),
                 None => return,
@@ -204,12 +202,12 @@ impl Lane {
                         self.answered(ended);
                     }
                 }
-                Some(claimed) = self.subscription.born.recv() => {
+                Some(born) = self.subscription.born.recv() => {
                     self.received += 1;
-                    self.start_born(claimed);
+                    self.start_born(born);
                     self.receive();
                     // Nothing to record or to claim: that it runs is all.
-                    wait_on = self.ended.is_empty();
+                    wait_on = true;
                 }
                 () = self.subscription.wake.notified(), if wakes => {}
                 () = tokio::time::sleep_until(clock.instant(until)) => {}
@@ -345,11 +343,9 @@ impl Lane {
         }
         let taken = taken?;
         for (claimed, tickets) in taken.claimed.into_iter().zip(tickets) {
-            self.start(settings, claimed, tickets);
+            self.start(settings, claimed, tickets, None);
         }
         self.receive();
-        // What could not be started is recorded at once.
-        let more = more || !self.ended.is_empty();
         Ok(if more { None } else { Some(taken.next.map_or(Wait::Wake, Wait::Until)) })
     }
 
@@ -395,35 +391,41 @@ impl Lane {
 
     /// Takes what was claimed for the lane as it was made.
     fn receive(&mut self) {
-        while let Ok(claimed) = self.subscription.born.try_recv() {
+        while let Ok(born) = self.subscription.born.try_recv() {
             self.received += 1;
-            self.start_born(claimed);
+            self.start_born(born);
         }
     }
 
-    fn start_born(&mut self, claimed: Claimed) {
+    fn start_born(&mut self, Born { claimed, kept }: Born) {
         let now = self.shared.clock.now();
         let may = !self.stop.is_cancelled() && self.breaker.gate(now) == Gate::Open && self.hold_until <= now;
         let tickets = if may { self.limits.as_mut().and_then(|limits| limits.reserve(1, now).pop()) } else { None };
         let settings = Arc::clone(&self.settings.borrow());
         if let Some(tickets) = tickets {
-            self.start(&settings, claimed, tickets);
+            self.start(&settings, claimed, tickets, Some(kept));
         } else {
-            let report = Report::new(Outcome::Transient, None, "not started");
-            self.handed = self.handed.min(claimed.row - 1);
-            self.ended.push(Ended { claimed, at: now, report, settlement: Settlement::NotStarted });
+            let task = self.under_way.spawn(Attempted::given_back(kept));
+            self.pending.insert(task.id(), Pending { claimed, tickets: None });
         }
     }
 
-    fn start(&mut self, settings: &Arc<InForce>, claimed: Claimed, tickets: Tickets) {
+    fn start(
+        &mut self,
+        settings: &Arc<InForce>,
+        claimed: Claimed,
+        tickets: Tickets,
+        kept: Option<oneshot::Receiver<()>>,
+    ) {
         let attempt = Attempt {
             shared: self.shared.clone(),
             settings: Arc::clone(settings),
             claimed: claimed.clone(),
+            kept,
             health: self.breaker.health().clone(),
         };
         let task = self.under_way.spawn(attempt.run());
-        self.pending.insert(task.id(), Pending { claimed, tickets });
+        self.pending.insert(task.id(), Pending { claimed, tickets: Some(tickets) });
     }
 
     fn answered(&mut self, ended: Result<(Id, Attempted), JoinError>) {
@@ -434,13 +436,27 @@ impl Lane {
         };
         let Some(Pending { claimed, tickets }) = self.pending.remove(&id) else { return };
         let crashed = attempted.is_err();
-        let Attempted { report, sent } = attempted.unwrap_or_else(|error| {
+        let attempted = attempted.unwrap_or_else(|error| {
             tracing::error!("sending {} crashed: {error}", Code::of_row(claimed.row));
             Attempted::not_sent(Outcome::RefusedContent, "the relay crashed on this message (see its log)")
         });
-        if let Some(limits) = &mut self.limits {
-            limits.answered(&tickets, now);
+        if let (Some(limits), Some(tickets)) = (&mut self.limits, tickets) {
+            match attempted {
+                Attempted::NeverKept => limits.cancel(&tickets),
+                _ => limits.answered(&tickets, now),
+            }
         }
+        let (report, sent) = match attempted {
+            Attempted::Sent(report) => (report, true),
+            Attempted::NotSent(report) => (report, false),
+            Attempted::NotStarted => {
+                let report = Report::new(Outcome::Transient, None, "not started");
+                self.handed = self.handed.min(claimed.row - 1);
+                self.ended.push(Ended { claimed, at: now, report, settlement: Settlement::NotStarted });
+                return;
+            }
+            Attempted::NeverKept => return,
+        };
         let random = backoff::random();
         // What fails with us says nothing about the destination.
         let mut change = Change::None;

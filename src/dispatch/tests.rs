@@ -9,9 +9,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::*;
-use crate::model::{Condition, Event, RuleName, Severity, SourceName, Timestamp};
+use crate::model::{Condition, Event, Health, RuleName, Severity, SourceName, Timestamp};
 use crate::routing::Action;
-use crate::store::{DeadFilter, DestinationCounts, NewDelivery, NewEvent};
+use crate::store::{Claimed, DeadFilter, DestinationCounts, NewDelivery, NewEvent, What};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// For what must not come.
@@ -191,6 +191,35 @@ async fn a_crash_while_sending_costs_the_looks_then_the_message_and_nothing_else
     scene.accept("2").await;
     scene.sent().await.answer(Outcome::Delivered);
     scene.until("delivered", |counts| (counts.delivered, counts.sending) == (1, 0)).await;
+}
+
+#[tokio::test]
+async fn nothing_is_sent_of_what_is_not_on_disk() {
+    let mut scene = Scene::without_lanes();
+    for comes_to_disk in [false, true] {
+        let (keep, kept) = oneshot::channel();
+        let settings = InForce { settings: settings("chat", scene.script.sender()), shared: Vec::new() };
+        let what = What::Event(r#"{"event_id":"1","key":"issue-add"}"#.into());
+        let attempt = attempt::Attempt {
+            shared: scene.dispatcher.shared.clone(),
+            settings: Arc::new(settings),
+            claimed: Claimed { what, ..Claimed::sample(scene.clock.now()) },
+            kept: Some(kept),
+            health: Health::default(),
+        };
+        let attempt = tokio::spawn(attempt.run());
+        assert!(timeout(A_WHILE, scene.sent.recv()).await.is_err(), "sent before the commit");
+        if comes_to_disk {
+            keep.send(()).unwrap();
+            scene.sent().await.answer(Outcome::Delivered);
+        } else {
+            drop(keep);
+        }
+        let ended = timeout(PATIENCE, attempt).await.expect("it ends").unwrap();
+        assert_eq!(matches!(ended, attempt::Attempted::Sent(_)), comes_to_disk);
+        assert_eq!(matches!(ended, attempt::Attempted::NeverKept), !comes_to_disk);
+    }
+    assert!(scene.sent.try_recv().is_err(), "sent all the same");
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 //! What a job of the writer may touch: the connection, the tally, the lanes to wake, and offers to take new work at once.
 //!
-//! Everything but the connection takes effect only when the job's group is on disk; a job that fails leaves no trace.
+//! Everything but the connection takes effect only when the job's group is on disk; a job that fails leaves no trace. Only
+//! what a lane offered to take is shown to it before, so that it can make the message ready while the disk works.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, params};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::Claimed;
 use crate::model::delivery::State;
@@ -17,26 +18,34 @@ pub(super) struct Work<'a> {
     pub tally: Tally,
     /// Destinations that were given work.
     touched: Vec<i64>,
-    /// Deliveries that were claimed as they were made, for the lanes that offered.
-    born: Vec<Born>,
+    /// What lanes that had offered were given.
+    given: Vec<Given>,
     outlets: &'a Outlets,
 }
 
-/// A delivery on its way to the lane that offered to take it.
-pub(super) struct Born {
+/// A delivery that was claimed as it was made, because its lane had offered to take it.
+#[derive(Debug)]
+pub struct Born {
+    pub claimed: Claimed,
+    /// Told once it is on disk; closed without a word if it will never be. Until then nothing of it may leave, and after
+    /// that its number may become another delivery's.
+    pub kept: oneshot::Receiver<()>,
+}
+
+struct Given {
     destination: i64,
-    lane: mpsc::UnboundedSender<Claimed>,
-    claimed: Claimed,
+    lane: mpsc::UnboundedSender<Born>,
+    kept: oneshot::Sender<()>,
 }
 
 impl<'a> Work<'a> {
     pub(super) fn new(db: &'a Connection, outlets: &'a Outlets) -> Self {
-        Self { db, tally: Tally::default(), touched: Vec::new(), born: Vec::new(), outlets }
+        Self { db, tally: Tally::default(), touched: Vec::new(), given: Vec::new(), outlets }
     }
 
     /// Whether the lane of this destination takes one more delivery as it is made. Each yes uses up one offer. A lane that
     /// has gone takes nothing, whatever it had offered.
-    pub(super) fn offered(&self, destination: i64) -> Option<mpsc::UnboundedSender<Claimed>> {
+    pub(super) fn offered(&self, destination: i64) -> Option<mpsc::UnboundedSender<Born>> {
         let mut outlets = self.outlets.lock();
         let outlet = outlets.get_mut(&destination).filter(|outlet| !outlet.born.is_closed())?;
         outlet.room = outlet.room.checked_sub(1)?;
@@ -58,15 +67,17 @@ impl<'a> Work<'a> {
         found.map_or(0, |found| usize::try_from(found.given.saturating_sub(received)).unwrap_or(usize::MAX))
     }
 
-    /// Gives the lane what it offered to take, once the group is on disk. Counted only now: what could not be made is not on
-    /// its way.
-    pub(super) fn hand_over(&mut self, destination: i64, lane: mpsc::UnboundedSender<Claimed>, claimed: Claimed) {
+    /// Gives the lane what it offered to take; whether it is kept, it hears later.
+    pub(super) fn hand_over(&mut self, destination: i64, lane: mpsc::UnboundedSender<Born>, claimed: Claimed) {
+        let (kept, told) = oneshot::channel();
         if let Some(outlet) = self.outlets.lock().get_mut(&destination)
             && outlet.born.same_channel(&lane)
         {
             outlet.given += 1;
         }
-        self.born.push(Born { destination, lane, claimed });
+        // A lane that has gone cannot take it; the next start takes it up, as after a crash.
+        let _ = lane.send(Born { claimed, kept: told });
+        self.given.push(Given { destination, lane, kept });
     }
 
     /// Sets how many deliveries the lane will take as they are made, in place of any earlier offer.
@@ -80,22 +91,22 @@ impl<'a> Work<'a> {
 
     /// What is to be done once the group has been committed, or has not.
     pub(super) fn effects(self) -> (Tally, Effects) {
-        (self.tally, Effects { touched: self.touched, born: self.born })
+        (self.tally, Effects { touched: self.touched, given: self.given })
     }
 }
 
 /// What follows from a job's commit.
 pub(super) struct Effects {
     touched: Vec<i64>,
-    born: Vec<Born>,
+    given: Vec<Given>,
 }
 
 impl Effects {
-    /// Hands over and wakes. A lane that has gone cannot take anything; what it was to get is then taken up by the next
-    /// start, as after a crash.
+    /// Tells and wakes.
     pub(super) fn commit(self, outlets: &Outlets) {
-        for born in self.born {
-            let _ = born.lane.send(born.claimed);
+        for given in self.given {
+            // A lane that has gone does not listen.
+            let _ = given.kept.send(());
         }
         let outlets = outlets.lock();
         self.touched.iter().filter_map(|id| outlets.get(id)).for_each(|outlet| outlet.wake.notify_one());
@@ -105,12 +116,11 @@ impl Effects {
     /// have claimed less than they could.
     pub(super) fn undo(self, outlets: &Outlets) {
         let mut outlets = outlets.lock();
-        for born in self.born {
-            if let Some(outlet) = outlets.get_mut(&born.destination)
-                && outlet.born.same_channel(&born.lane)
+        for given in self.given {
+            if let Some(outlet) = outlets.get_mut(&given.destination)
+                && outlet.born.same_channel(&given.lane)
             {
                 outlet.room = 0;
-                outlet.given -= 1;
                 outlet.wake.notify_one();
             }
         }
@@ -128,7 +138,7 @@ struct Outlet {
     room: usize,
     /// Deliveries given to the lane in all.
     given: u64,
-    born: mpsc::UnboundedSender<Claimed>,
+    born: mpsc::UnboundedSender<Born>,
 }
 
 /// Names one lane's outlet: after a reload a destination may have another.
@@ -145,7 +155,7 @@ pub struct Subscription {
     /// Told of new work; carries no data.
     pub wake: Arc<Notify>,
     /// Deliveries that were claimed as they were made, because the lane had offered to take them.
-    pub born: mpsc::UnboundedReceiver<Claimed>,
+    pub born: mpsc::UnboundedReceiver<Born>,
 }
 
 impl Outlets {

@@ -6,8 +6,10 @@ fn offering(claim: usize, received: u64) -> Turn {
     Turn { claim, received, offer: true, ..Turn::default() }
 }
 
+/// What it has got, and is on disk.
 fn received(lane: &mut Subscription) -> Vec<i64> {
-    std::iter::from_fn(|| lane.born.try_recv().ok()).map(|claimed| claimed.row).collect()
+    let born = std::iter::from_fn(|| lane.born.try_recv().ok());
+    born.filter_map(|mut born| born.kept.try_recv().ok().map(|()| born.claimed.row)).collect()
 }
 
 fn some(ids: std::ops::Range<u32>) -> Vec<NewEvent> {
@@ -122,7 +124,7 @@ async fn a_job_that_fails_gives_nothing_and_wakes_the_lane() {
     scene.accept(some(0..3)).await;
     assert!(received(&mut chat).is_empty(), "the offer is gone");
     assert_eq!(
-        scene.store.turn(chat.outlet, offering(2, 0), NOW).await.unwrap().claimed.len(),
+        scene.store.turn(chat.outlet, offering(2, 1), NOW).await.unwrap().claimed.len(),
         2,
         "both slots are free"
     );
@@ -181,9 +183,10 @@ async fn never_more_under_way_than_slots() {
         .collect();
     let (mut pending, mut got, mut delivered) = (Vec::new(), 0, std::collections::HashSet::new());
     while delivered.len() < EVENTS {
-        while let Ok(claimed) = chat.born.try_recv() {
+        while let Ok(born) = chat.born.try_recv() {
             got += 1;
-            pending.push(claimed);
+            born.kept.await.unwrap();
+            pending.push(born.claimed);
         }
         assert!(pending.len() <= SLOTS, "{} under way", pending.len());
         let answers = fastrand::usize(..=pending.len());

@@ -208,7 +208,8 @@ impl World {
         self.scene.store.accept(&"test".into(), events.into(), self.now).await.unwrap();
         let waiting = self.rows().await;
         for lane in 0..2 {
-            while let Ok(claimed) = self.lanes[lane].born.try_recv() {
+            while let Ok(Born { claimed, kept }) = self.lanes[lane].born.try_recv() {
+                kept.await.unwrap();
                 self.received[lane] += 1;
                 let (via, of) = (self.lanes[lane].outlet.destination, waiting[&claimed.row].lane);
                 let overtaken = waiting.iter().find(|(row, other)| {

@@ -44,7 +44,7 @@ async fn a_delivery_keeps_its_thread() {
     }
     scene.store.turn(chat.outlet, Turn { offer: true, ..claiming(1) }, later(60)).await.unwrap();
     scene.accept(vec![threaded("3", "chat", Some("u"))]).await;
-    assert_eq!(chat.born.recv().await.unwrap().thread.as_deref(), Some("u"));
+    assert_eq!(chat.born.recv().await.unwrap().claimed.thread.as_deref(), Some("u"));
 }
 
 #[tokio::test]
