@@ -41,8 +41,12 @@ pub(super) fn scratch_dir() -> Result<tempfile::TempDir, Failure> {
         .map_err(|error| Failure::new(exit::FINDINGS, format!("failed to make a temporary directory: {error}")))
 }
 
+/// The store's writer has a thread of its own, and most of a core's time under load. With a worker more than there are cores
+/// beside that one, threads only get in each other's way.
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.saturating_sub(1).max(1))
         .enable_all()
         .build()
         .map_err(|error| Failure::new(exit::FINDINGS, format!("failed to start the async runtime: {error}")))
