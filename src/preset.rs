@@ -13,20 +13,56 @@ use std::sync::{Arc, LazyLock};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Those that are compiled in, in alphabetical order: name and file.
-const BUILT_IN: [(&str, &str); 1] = [("discord", include_str!("../templates/discord/preset.yaml"))];
+/// One that is compiled in: its name and the files of its folder.
+struct Files {
+    name: &'static str,
+    preset: &'static str,
+    /// The bodies of an event, a digest and a notice.
+    bodies: [&'static str; 3],
+}
+
+macro_rules! files {
+    ($($name:literal),* $(,)?) => {
+        [$(Files {
+            name: $name,
+            preset: include_str!(concat!("../templates/", $name, "/preset.yaml")),
+            bodies: [
+                include_str!(concat!("../templates/", $name, "/default.hbs")),
+                include_str!(concat!("../templates/", $name, "/digest.hbs")),
+                include_str!(concat!("../templates/", $name, "/notice.hbs")),
+            ],
+        }),*]
+    };
+}
+
+/// Those that are compiled in, in alphabetical order.
+const BUILT_IN: [Files; 9] = files![
+    "discord",
+    "google_chat",
+    "mattermost",
+    "ntfy",
+    "opsgenie",
+    "pagerduty",
+    "rocket_chat",
+    "telegram",
+    "zulip",
+];
 
 /// The names of those that are compiled in, as `type:` may say.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    BUILT_IN.into_iter().map(|(name, _)| name)
+    BUILT_IN.into_iter().map(|files| files.name)
 }
 
 /// One of those that are compiled in.
 pub fn find(name: &str) -> Option<Arc<Preset>> {
     static ALL: LazyLock<BTreeMap<&'static str, Arc<Preset>>> = LazyLock::new(|| {
         #[expect(clippy::expect_used, reason = "compiled-in data that every test run reads")]
-        let read =
-            |(name, text)| (name, Arc::new(serde_saphyr::from_str(text).expect("a compiled-in preset is readable")));
+        let read = |files: Files| {
+            let mut preset: Preset = serde_saphyr::from_str(files.preset).expect("a compiled-in preset is readable");
+            let [body, digest, notice] = files.bodies.map(|text| Some(text.to_owned()));
+            (preset.body, preset.digest, preset.notice) = (body, digest, notice);
+            (files.name, Arc::new(preset))
+        };
         BUILT_IN.into_iter().map(read).collect()
     });
     ALL.get(name).cloned()
@@ -48,7 +84,11 @@ pub struct Preset {
     /// Where in the body values may stand: JSON pointers, in which `*` stands for any one step. Nowhere else.
     #[serde(default)]
     pub values: BTreeMap<String, Place>,
-    /// The smallest message: the body as it is, with `{{text}}` in one string, or more, for the lines to be told.
+    /// The most characters that the texts of all such places together may have; links, tokens, numbers and data do not count.
+    #[serde(default)]
+    pub together: Option<usize>,
+    /// The smallest message: the body as it is, with `{{text}}` in one string, or more, for the lines to be told. It knows
+    /// `{{headline}}`, the first of these lines, `{{delivery.id}}` and `{{severity.name}}` too.
     pub plain: Value,
     /// The body of one event, a handlebars template. Of those compiled in: the file `default.hbs` beside.
     #[serde(default)]
@@ -265,6 +305,9 @@ pub struct Place {
     /// The same in bytes.
     #[serde(default)]
     pub bytes: Option<usize>,
+    /// The service's own words for the only values that may stand there: `high: error`.
+    #[serde(default)]
+    pub words: BTreeMap<String, String>,
 }
 
 /// The markup that is understood in a place, and so what has to be kept from meaning anything there.
@@ -279,6 +322,8 @@ pub enum Manner {
     Link,
     /// A short word such as a colour or an id: letters, digits and `_ . # -`.
     Token,
+    /// A number, written without its quotes: `"{{severity.rank}}"` becomes `3`.
+    Number,
     /// Discord's Markdown.
     Discord,
     /// The text of a Google Chat message: `*bold*`, `<url|label>`, `<users/all>`.
@@ -352,17 +397,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_compiled_in_are_in_order() {
-        let mut names: Vec<_> = names().collect();
-        for name in &names {
+    fn those_compiled_in_are_complete() {
+        assert!(names().is_sorted(), "in alphabetical order");
+        for name in names() {
             let preset = find(name).unwrap();
             assert_eq!(preset.faults(), [""; 0], "{name}");
-            assert!(preset.docs.is_some() && !preset.limit.is_empty(), "{name}");
+            let docs = preset.docs.as_deref().unwrap_or_default();
+            assert!(docs.starts_with("https://"), "{name}");
+            assert!(!preset.about.is_empty() && !preset.limit.is_empty() && preset.bytes_max > 1_000, "{name}");
+            assert!(preset.body.is_some() && preset.digest.is_some() && preset.notice.is_some(), "{name}");
+            for answer in &preset.answers {
+                assert!(answer.source.as_deref().is_none_or(|source| source.starts_with("https://")), "{name}");
+            }
+            for setting in preset.settings.values().filter(|setting| setting.is != Kind::Text) {
+                assert!(setting.example.starts_with("{ env: ") || setting.default.is_some(), "{name}: {setting:?}");
+            }
+            let severities = crate::model::Severity::ALL.map(crate::model::Severity::name);
+            for place in preset.values.values().filter(|place| !place.words.is_empty()) {
+                assert!(severities.iter().all(|severity| place.words.contains_key(*severity)), "{name}: {place:?}");
+            }
         }
-        assert!(names.is_sorted());
-        names.dedup();
-        assert_eq!(names.len(), BUILT_IN.len());
-        assert!(find("dscord").is_none());
+        assert!(find("nowhere").is_none());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a channel is asked to show: a message already rendered and escaped for that channel.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
@@ -28,7 +28,7 @@ impl Channel {
             Self::Teams => "teams",
             Self::Email => "email",
             Self::Webhook => "webhook",
-            Self::Http(preset) => preset.0,
+            Self::Http(preset) => preset.as_str(),
         }
     }
 
@@ -44,18 +44,20 @@ impl Channel {
 ///
 /// Cheap to copy, for each name is kept once and for ever: there are no more than were ever configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PresetName(&'static str);
+pub struct PresetName(&'static &'static str);
 
 impl PresetName {
     pub fn new(name: &str) -> Self {
-        static KEPT: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+        static KEPT: Mutex<BTreeMap<&'static str, PresetName>> = Mutex::new(BTreeMap::new());
         let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = kept.get(name) {
-            return Self(known);
+            return *known;
         }
         let name: &'static str = Box::leak(name.into());
-        kept.insert(name);
-        Self(name)
+        // One word wide, so that what names a channel stays small.
+        let new = Self(Box::leak(Box::new(name)));
+        kept.insert(name, new);
+        new
     }
 
     pub const fn as_str(self) -> &'static str {
