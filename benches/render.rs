@@ -10,7 +10,7 @@ use halo_relay::model::delivery::Code;
 use halo_relay::model::{
     Channel, Content, DeliveryId, DestinationName, Event, EventKey, RuleName, Severity, Timestamp,
 };
-use halo_relay::render::{Audience, Circumstances, Context, DEFAULT, Renderer, plain};
+use halo_relay::render::{Audience, Circumstances, Context, DEFAULT, Renderer};
 use serde_json::{Map, json};
 
 /// As the daemon has it.
@@ -39,12 +39,13 @@ fn crowded(bencher: divan::Bencher, channel: Channel) {
 #[divan::bench(args = Channel::ALL)]
 fn plain_message(bencher: divan::Bencher, channel: Channel) {
     let event = catalogue::sample(&EventKey::new("website-cert-expiring").expect("a good key"));
-    bencher.bench_local(|| with_context(divan::black_box(&event), |context| plain(channel, context)));
+    let renderer = Renderer::builtin();
+    bencher.bench_local(|| with_context(divan::black_box(&event), |context| renderer.plain(channel, context)));
 }
 
 #[divan::bench(sample_count = 20, sample_size = 1)]
 fn load() -> Renderer {
-    Renderer::load(None).expect("the built-in templates are in order")
+    Renderer::load(None, &[]).expect("the built-in templates are in order")
 }
 
 fn render(bencher: divan::Bencher, channel: Channel, event: &Event) {

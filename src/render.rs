@@ -6,12 +6,15 @@
 //!   every printed value is escaped for the very place where it lands (`taint`), or refused there. Only literals in
 //!   templates, and configuration, can be markup.
 //! - **A template mistake is found at load.** Templates are linted (`template`), then tried on plain, empty and hostile
-//!   sample events. If one fails later all the same, [`plain`] renders without a template and cannot fail.
+//!   sample events. If one fails later all the same, [`Renderer::plain`] renders without a template and cannot fail.
 //! - **Limits are kept.** Output is bounded, and brought within each channel's limits; what is cut is marked with `…`.
 //!
 //! ```text
 //!  Event ─► Context ─► template ─► JSON with marked values ─► each value written for its place ─► limits ─► Content
 //! ```
+//!
+//! A service described by data alone ([`Preset`]) has JSON templates too; which of its texts may hold values, and how they
+//! are written there, is in that data.
 //!
 //! Templates are files `CHANNEL/NAME.hbs`; for email `email/NAME.subject.hbs`, `.text.hbs` and `.html.hbs`, of which missing
 //! ones are taken from `default` (an empty HTML part means none). Files whose names begin with `_` are partials.
@@ -24,6 +27,7 @@ mod email;
 mod helpers;
 mod html;
 mod notice;
+mod preset;
 mod quick;
 mod samples;
 mod slack;
@@ -47,6 +51,7 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use handlebars::{Handlebars, Template};
 use serde_json::{Value, json};
@@ -57,10 +62,13 @@ use self::context::{Shape, event_without_body};
 pub use self::digest::{Digest, DigestCount, DigestKind};
 use self::document::{Builder, Tokens};
 pub use self::notice::Notice;
+use self::preset::Service;
 use self::quick::{Program, Scope};
 pub use self::samples::Tried;
 use self::template::{Facts, Finding};
-use crate::model::{Channel, Content};
+use crate::model::message::UnknownChannel;
+use crate::model::{Channel, Content, PresetName};
+use crate::preset::Preset;
 
 /// The name used where neither rule nor destination names a template.
 pub const DEFAULT: &str = "default";
@@ -71,16 +79,18 @@ const OUTPUT_BYTES_MAX: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct Renderer {
     formats: BTreeMap<Format, Templates>,
+    services: BTreeMap<PresetName, Service>,
 }
 
 /// What is wrong with a template file, and where (from 1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TemplateError {
-    /// The file; `None` for a built-in template.
-    pub path: Option<PathBuf>,
+    /// The file; `None` for a built-in template, and for what stands in a preset itself.
+    pub path: Option<Box<Path>>,
     /// `None` when the file belongs to no channel.
     pub channel: Option<Channel>,
-    /// The file's name within its channel, like `default.html`.
+    /// The file's name within its channel, like `default.html`; of a preset its field: `body`, `digest`, `notice`, `plain` or
+    /// `values`. Lines and columns count within that field's text.
     pub name: String,
     pub line: usize,
     pub column: usize,
@@ -92,6 +102,9 @@ impl fmt::Display for TemplateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.path {
             Some(path) => write!(f, "{}", path.display())?,
+            None if matches!(self.channel, Some(Channel::Http(_))) => {
+                write!(f, "{}/{}", self.channel.map_or("", Channel::name), self.name)?;
+            }
             None => write!(f, "built-in template {}", self.name)?,
         }
         write!(f, ":{}:{}: {}", self.line, self.column, self.message)?;
@@ -143,15 +156,26 @@ impl Renderer {
     #[expect(clippy::missing_panics_doc, reason = "the tests load what is compiled in")]
     pub fn builtin() -> Self {
         #[expect(clippy::expect_used, reason = "compiled-in templates that every test run loads")]
-        Self::load(None).expect("the built-in templates are in order")
+        Self::load(None, &[]).expect("the built-in templates are in order")
     }
 
-    /// The built-in templates, replaced file by file by those under `dir`. All problems are reported, not the first alone.
-    pub fn load(dir: Option<&Path>) -> Result<Self, Vec<TemplateError>> {
+    /// The built-in templates, with those of `presets` beside those compiled in, replaced file by file by those under `dir`.
+    /// All problems are reported, not the first alone.
+    pub fn load(dir: Option<&Path>, presets: &[(PresetName, Arc<Preset>)]) -> Result<Self, Vec<TemplateError>> {
+        let services = preset::services(presets);
         let mut sources = builtin_sources();
         let mut errors = Vec::new();
+        for (name, service) in &services {
+            errors.extend(preset_complaints(*name, service));
+            for source in preset_sources(*name, service) {
+                match source {
+                    Ok(source) => sources.push(source),
+                    Err(error) => errors.push(error),
+                }
+            }
+        }
         if let Some(dir) = dir {
-            for found in read_dir(dir) {
+            for found in read_dir(dir, &services) {
                 match found {
                     Ok(source) => sources.push(source),
                     Err(error) => errors.push(error),
@@ -159,17 +183,17 @@ impl Renderer {
             }
         }
         let mut formats = BTreeMap::new();
-        for format in Format::ALL {
+        for format in Format::ALL.into_iter().chain(services.keys().map(|name| Format::Preset(*name))) {
             // A later source of the same name replaces the earlier one.
             let own = sources.iter().filter(|source| source.format == format);
             let own: BTreeMap<_, _> = own.map(|source| (source.name.clone(), source)).collect();
-            match Templates::compile(format, &own) {
+            match Templates::compile(format, &own, &trial::contexts(format)) {
                 Ok(templates) => drop(formats.insert(format, templates)),
                 Err(found) => errors.extend(found),
             }
         }
         if errors.is_empty() {
-            let renderer = Self { formats };
+            let renderer = Self { formats, services };
             errors = trial::run(&renderer, &sources);
             if errors.is_empty() {
                 return Ok(renderer);
@@ -186,13 +210,16 @@ impl Renderer {
     /// The templates of a channel, in alphabetical order: the names that a rule or destination may use. The files of one
     /// name are one template, whichever of them there are.
     pub fn names(&self, channel: Channel) -> impl Iterator<Item = &str> {
-        let formats = Format::ALL.into_iter().filter(move |format| format.channel() == channel);
-        let files = formats.filter_map(|format| self.formats.get(&format)).flat_map(|templates| templates.read.keys());
-        files.filter_map(|file| template_of(file)).collect::<BTreeSet<_>>().into_iter()
+        let formats = self.formats.iter().filter(move |(format, _)| format.channel() == channel);
+        let files = formats.flat_map(|(_, templates)| templates.read.keys()).filter_map(|file| template_of(file));
+        // A preset may come without a template of its own.
+        let plain = matches!(channel, Channel::Http(name) if self.services.contains_key(&name)).then_some(DEFAULT);
+        files.chain(plain).collect::<BTreeSet<_>>().into_iter()
     }
 
     /// Renders one message: of several events by `NAME.digest`, else the built-in `digest`; news of the relay by `notice`.
-    /// On an error the caller sends [`plain`] instead.
+    /// What a preset has no template for is rendered by its `plain`.
+    /// On an error the caller sends [`Self::plain`] instead.
     pub fn render(&self, channel: Channel, name: &str, context: &Context) -> Result<Content, RenderError> {
         if !self.has(channel, name) {
             let template = format!("{channel}/{name}");
@@ -218,11 +245,35 @@ impl Renderer {
                 webhook::fit(document).map_err(Fault::Limit)
             }),
             Channel::Email => self.mail(name, context),
-            Channel::Http(_) => {
-                let template = format!("{channel}/{name}");
-                Err(RenderError { template, place: Place::Whole, message: "there is no such template".to_owned() })
+            Channel::Http(preset) => self.http(preset, name, context),
+        }
+    }
+
+    /// The small plain message: no template, cannot fail. Headline, link, footer.
+    /// Sent when rendering failed or when the channel refused the content.
+    pub fn plain(&self, channel: Channel, context: &Context) -> Content {
+        match channel {
+            Channel::Slack => Content::Json(slack::plain(context)),
+            Channel::Teams => Content::Json(teams::plain(context)),
+            Channel::Email => email::plain(context),
+            Channel::Webhook => Content::Json(webhook::plain(context)),
+            Channel::Http(preset) => {
+                let service = self.services.get(&preset);
+                Content::Json(service.map_or_else(|| webhook::plain(context), |service| service.plain(context)))
             }
         }
+    }
+
+    fn http(&self, preset: PresetName, name: &str, context: &Context) -> Result<Content, RenderError> {
+        let format = Format::Preset(preset);
+        let missing = || Fault::Limit("there is no such template".to_owned()).of(format, name);
+        let (service, templates) = self.services.get(&preset).zip(self.formats.get(&format)).ok_or_else(missing)?;
+        if !templates.read.contains_key(&templates.file_for(name, context.shape())) {
+            return Ok(Content::Json(service.plain(context)));
+        }
+        let body = self.document(format, name, context)?;
+        let body = body.and_then(|body| service.body(&body, context.allowed()));
+        body.map(Content::Json).map_err(|fault| fault.of(format, name))
     }
 
     fn json(
@@ -232,13 +283,18 @@ impl Renderer {
         context: &Context,
         finish: impl FnOnce(&mut Value) -> Result<(), Fault>,
     ) -> Result<Content, RenderError> {
-        let (templates, file) = self.templates(format, name, context)?;
-        let document = match templates.document(format, file, context) {
-            Some(document) => Ok(document),
-            None => taint::parse(&templates.render(format, file, context)?).map_err(Fault::NotJson),
-        };
+        let document = self.document(format, name, context)?;
         let finished = document.and_then(|mut document| finish(&mut document).map(|()| document));
         finished.map(Content::Json).map_err(|fault| fault.of(format, name))
+    }
+
+    /// What a JSON template renders, its values marked; within, that it is no JSON.
+    fn document(&self, format: Format, name: &str, context: &Context) -> Result<Result<Value, Fault>, RenderError> {
+        let (templates, file) = self.templates(format, name, context)?;
+        Ok(match templates.document(format, &file, context) {
+            Some(document) => Ok(document),
+            None => taint::parse(&templates.render(format, &file, context)?).map_err(Fault::NotJson),
+        })
     }
 
     fn mail(&self, name: &str, context: &Context) -> Result<Content, RenderError> {
@@ -258,40 +314,14 @@ impl Renderer {
 
     fn rendered(&self, format: Format, name: &str, context: &Context) -> Result<String, RenderError> {
         let (templates, file) = self.templates(format, name, context)?;
-        templates.render(format, file, context)
+        templates.render(format, &file, context)
     }
 
     /// The templates of a format, and which of them is for this message.
-    fn templates<'a>(
-        &'a self,
-        format: Format,
-        name: &'a str,
-        context: &Context,
-    ) -> Result<(&'a Templates, &'a str), RenderError> {
+    fn templates(&self, format: Format, name: &str, context: &Context) -> Result<(&Templates, String), RenderError> {
         let missing = || Fault::Limit("there is no such template".to_owned()).of(format, name);
         let templates = self.formats.get(&format).ok_or_else(missing)?;
-        let shape = context.shape();
-        let file = match shape {
-            Shape::Event if templates.read.contains_key(name) => name,
-            Shape::Event => DEFAULT,
-            Shape::Digest => {
-                let own = templates.read.get_key_value(&format!("{name}.{}", shape.name()));
-                own.map_or(shape.name(), |(own, _)| own)
-            }
-            Shape::Notice => shape.name(),
-        };
-        Ok((templates, file))
-    }
-}
-
-/// The small plain message: no template, cannot fail. Headline, link, footer.
-/// Sent when rendering failed or when the channel refused the content.
-pub fn plain(channel: Channel, context: &Context) -> Content {
-    match channel {
-        Channel::Slack => Content::Json(slack::plain(context)),
-        Channel::Teams => Content::Json(teams::plain(context)),
-        Channel::Email => email::plain(context),
-        Channel::Webhook | Channel::Http(_) => Content::Json(webhook::plain(context)),
+        Ok((templates, templates.file_for(name, context.shape())))
     }
 }
 
@@ -304,9 +334,11 @@ enum Format {
     Subject,
     Text,
     Html,
+    Preset(PresetName),
 }
 
 impl Format {
+    /// But for presets.
     const ALL: [Self; 6] = [Self::Slack, Self::Teams, Self::Webhook, Self::Subject, Self::Text, Self::Html];
 
     const fn channel(self) -> Channel {
@@ -315,6 +347,7 @@ impl Format {
             Self::Teams => Channel::Teams,
             Self::Webhook => Channel::Webhook,
             Self::Subject | Self::Text | Self::Html => Channel::Email,
+            Self::Preset(name) => Channel::Http(name),
         }
     }
 
@@ -324,7 +357,7 @@ impl Format {
             Self::Subject => Some("subject"),
             Self::Text => Some("text"),
             Self::Html => Some("html"),
-            Self::Slack | Self::Teams | Self::Webhook => None,
+            Self::Slack | Self::Teams | Self::Webhook | Self::Preset(_) => None,
         }
     }
 
@@ -339,7 +372,7 @@ impl Format {
     /// How a printed value is written: added to what was written before.
     const fn escape(self) -> fn(&str, &mut String) {
         match self {
-            Self::Slack | Self::Teams | Self::Webhook => taint::mark,
+            Self::Slack | Self::Teams | Self::Webhook | Self::Preset(_) => taint::mark,
             Self::Subject | Self::Text => email::mark_line,
             Self::Html => email::mark_html,
         }
@@ -377,10 +410,12 @@ struct Source {
 
 impl Source {
     fn error(&self, line: usize, column: usize, message: impl Into<String>, help: Option<String>) -> TemplateError {
+        let is_field = self.path.is_none() && matches!(self.format, Format::Preset(_));
         TemplateError {
-            path: self.path.clone(),
+            path: self.path.as_deref().map(Into::into),
             channel: Some(self.format.channel()),
-            name: self.format.file(&self.name),
+            // The fields of a preset are named like the template of each shape, but for one.
+            name: if is_field && self.name == DEFAULT { "body".to_owned() } else { self.format.file(&self.name) },
             line,
             column,
             message: message.into(),
@@ -404,7 +439,12 @@ struct Templates {
 }
 
 impl Templates {
-    fn compile(format: Format, sources: &BTreeMap<String, &Source>) -> Result<Self, Vec<TemplateError>> {
+    /// `contexts` are samples of what its templates see, by shape.
+    fn compile(
+        format: Format,
+        sources: &BTreeMap<String, &Source>,
+        contexts: &[Value; 3],
+    ) -> Result<Self, Vec<TemplateError>> {
         let mut registry = Handlebars::new();
         registry.set_strict_mode(true);
         registry.set_prevent_indent(true);
@@ -433,7 +473,6 @@ impl Templates {
             errors.extend(findings.into_iter().filter_map(located));
             return Err(errors);
         }
-        let contexts = [Shape::Event, Shape::Digest, Shape::Notice].map(|shape| trial::context_of(format, shape));
         let (mut read, mut findings) = (BTreeMap::new(), BTreeSet::new());
         // A partial is read where it is included: only there is known what its names stand for.
         for name in parsed.keys().filter(|name| !is_partial(name)) {
@@ -458,6 +497,17 @@ impl Templates {
         let own = sources.iter().filter(|(_, source)| source.path.is_some());
         let own = own.map(|(name, source)| (name.clone(), (*source).clone())).collect();
         Ok(Self { registry, read, own, programs, documents })
+    }
+
+    /// The file that a template of this name has for a shape, or that serves instead of it.
+    fn file_for(&self, name: &str, shape: Shape) -> String {
+        let own = format!("{name}.{}", shape.name());
+        match shape {
+            Shape::Event if self.read.contains_key(name) => name.to_owned(),
+            Shape::Event => DEFAULT.to_owned(),
+            Shape::Digest if self.read.contains_key(&own) => own,
+            Shape::Digest | Shape::Notice => shape.name().to_owned(),
+        }
     }
 
     fn render(&self, format: Format, name: &str, context: &Context) -> Result<String, RenderError> {
@@ -614,14 +664,49 @@ fn builtin_sources() -> Vec<Source> {
     files.into_iter().map(source).collect()
 }
 
+/// What a preset brings along itself.
+fn preset_sources(name: PresetName, service: &Service) -> Vec<Result<Source, TemplateError>> {
+    let source = |(template, text): (&str, &str)| {
+        let source =
+            Source { format: Format::Preset(name), name: template.to_owned(), path: None, text: text.to_owned() };
+        if text.len() as u64 > template::BYTES_MAX {
+            return Err(source.error(1, 1, too_long(), None));
+        }
+        Ok(source)
+    };
+    service.templates().map(source).collect()
+}
+
+fn preset_complaints(name: PresetName, service: &Service) -> impl Iterator<Item = TemplateError> {
+    service.complaints().into_iter().map(move |complaint| TemplateError {
+        path: None,
+        channel: Some(Channel::Http(name)),
+        name: complaint.field.to_owned(),
+        line: 1,
+        column: 1,
+        message: complaint.message,
+        help: Some(complaint.help),
+    })
+}
+
+fn too_long() -> String {
+    format!("a template may have {} bytes", template::BYTES_MAX)
+}
+
+/// The channel whose templates a folder of this name holds.
+fn channel_of(folder: &str, services: &BTreeMap<PresetName, Service>) -> Result<Channel, UnknownChannel> {
+    let preset = services.keys().find(|name| name.as_str() == folder);
+    preset.map_or_else(|| folder.parse(), |name| Ok(Channel::Http(*name)))
+}
+
 /// Every template file under `dir`, and every file or folder there that looks like one and is none.
-fn read_dir(dir: &Path) -> Vec<Result<Source, TemplateError>> {
+fn read_dir(dir: &Path, services: &BTreeMap<PresetName, Service>) -> Vec<Result<Source, TemplateError>> {
     let mut found = Vec::new();
     match entries(dir) {
         Err(error) => found.push(Err(unreadable(dir, &error))),
         Ok(folders) => {
             for folder in folders {
-                let channel = file_name(&folder).parse::<Channel>();
+                let channel = channel_of(&file_name(&folder), services);
                 let files = entries(&folder)
                     .unwrap_or_default()
                     .into_iter()
@@ -651,7 +736,11 @@ fn file_name(path: &Path) -> String {
 fn read_file(channel: Channel, path: PathBuf) -> Result<Source, TemplateError> {
     let file = file_name(&path);
     let stem = file.strip_suffix(".hbs").unwrap_or(&file);
-    let parts = Format::ALL.into_iter().filter(|format| format.channel() == channel);
+    let own = match channel {
+        Channel::Http(name) => Some(Format::Preset(name)),
+        _ => None,
+    };
+    let parts = Format::ALL.into_iter().chain(own).filter(|format| format.channel() == channel);
     let named = parts.filter_map(|format| match format.part() {
         None => Some((format, stem)),
         Some(part) => stem.strip_suffix(part).and_then(|stem| stem.strip_suffix('.')).map(|name| (format, name)),
@@ -677,7 +766,7 @@ fn read_file(channel: Channel, path: PathBuf) -> Result<Source, TemplateError> {
     let file = fs::File::open(&path).map_err(|error| unreadable(&path, &error))?;
     file.take(template::BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| unreadable(&path, &error))?;
     if text.len() as u64 > template::BYTES_MAX {
-        return Err(stray(&path, format!("a template may have {} bytes", template::BYTES_MAX)));
+        return Err(stray(&path, too_long()));
     }
     Ok(Source { format, name, path: Some(path), text })
 }
@@ -691,17 +780,18 @@ fn stray(path: &Path, message: String) -> TemplateError {
     let channel = path.parent().and_then(|folder| file_name(folder).parse().ok());
     let name = file_name(path);
     let name = name.strip_suffix(".hbs").unwrap_or(&name).to_owned();
-    TemplateError { path: Some(path.to_owned()), channel, name, line: 1, column: 1, message, help: None }
+    TemplateError { path: Some(path.into()), channel, name, line: 1, column: 1, message, help: None }
 }
 
 /// A JSON document's members and their kinds, without its texts: what hostile text must not change. In chat an object's
-/// `type` and `url` belong to it; in a webhook they are texts like any other.
+/// `type` and `url` belong to it; elsewhere they are texts like any other.
 fn outline(value: &Value, channel: Channel) -> Value {
     match value {
         Value::String(_) => json!("…"),
         Value::Array(items) => items.iter().map(|item| outline(item, channel)).collect(),
         Value::Object(members) => {
-            let kept = |name: &str| channel != Channel::Webhook && matches!(name, "type" | "url");
+            let has_markup = matches!(channel, Channel::Slack | Channel::Teams);
+            let kept = |name: &str| has_markup && matches!(name, "type" | "url");
             let member = |(name, member): (&String, &Value)| {
                 let shape = if kept(name) { member.clone() } else { outline(member, channel) };
                 (name.clone(), shape)

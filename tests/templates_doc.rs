@@ -39,7 +39,7 @@ fn load(files: &[(String, String)]) -> Result<Renderer, String> {
         fs::write(path, text).unwrap();
     }
     let told = |errors: Vec<_>| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    Renderer::load(Some(dir.path())).map_err(told)
+    Renderer::load(Some(dir.path()), &[]).map_err(told)
 }
 
 fn render(renderer: &Renderer, channel: Channel, name: &str, event: &Event, late: bool) -> Content {

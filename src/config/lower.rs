@@ -27,7 +27,7 @@ use super::problem::{Place, Problem, Problems, Source, quoted};
 use super::secrets::{Asked, Kept, Missing, Secrets, Vault, is_plain_name, nearest_reference};
 use super::words::nearest;
 use super::{Config, LoadOptions, read_bounded, revision};
-use crate::model::{Retention, Secret, Severity};
+use crate::model::{Channel, Retention, Secret, Severity};
 use crate::render::{Renderer, TemplateError};
 
 /// Bounds the memory that a file full of mistakes takes. Nobody reads so many, and the first error is always kept.
@@ -99,7 +99,7 @@ impl Checker<'_> {
     /// `None` only if there is an error among the problems.
     fn file(&mut self, file: &File) -> Option<Lowered> {
         self.strays(&file.strays, self.source.file(), File::FIELDS);
-        let templates = self.templates(file.templates_dir.as_ref());
+        let templates = self.templates(file);
         let sources = self.sources(file);
         let mut limits = self.shared_limits(file);
         let audience = self.audience(file);
@@ -128,7 +128,8 @@ impl Checker<'_> {
         ended.map_or_else(Retention::default, |ended| Retention { ended })
     }
 
-    fn templates(&mut self, field: Option<&Field<String>>) -> Option<Renderer> {
+    fn templates(&mut self, file: &File) -> Option<Renderer> {
+        let field = file.templates_dir.as_ref();
         let directory = field.map(|field| self.directory.join(&field.value));
         if let (Some(field), Some(directory)) = (field, &directory)
             && !directory.is_dir()
@@ -141,7 +142,28 @@ impl Checker<'_> {
             );
             return None;
         }
-        Renderer::load(directory.as_deref()).map_err(|errors| self.template_errors(errors)).ok()
+        let own = presets::own(file);
+        let presets: Vec<_> = own.iter().map(|(name, preset, _)| (*name, Arc::clone(preset))).collect();
+        let loaded = Renderer::load(directory.as_deref(), &presets);
+        loaded.map_err(|errors| self.load_errors(errors, &own)).ok()
+    }
+
+    /// What is wrong with template files, and with the presets that stand in the rules file itself.
+    fn load_errors(&mut self, errors: Vec<TemplateError>, own: &[presets::Own]) {
+        for error in errors {
+            let preset =
+                own.iter().find(|preset| error.path.is_none() && error.channel == Some(Channel::Http(preset.0)));
+            let Some((_, _, at)) = preset else {
+                self.template_errors(vec![error]);
+                continue;
+            };
+            let title = match error.name.as_str() {
+                "plain" | "values" => format!("`{}`: {}", error.name, error.message),
+                part => format!("`{part}`, line {}, column {}: {}", error.line, error.column, error.message),
+            };
+            let help = error.help.unwrap_or_else(|| "docs/PRESETS.md has all fields, and an example".to_owned());
+            self.report(Problem::error("bad-preset", title), *at, "in this preset", help);
+        }
     }
 
     fn template_errors(&mut self, errors: Vec<TemplateError>) {

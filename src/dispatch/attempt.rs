@@ -12,7 +12,7 @@ use super::lateness::{self, Known};
 use super::{InForce, Sender, Shared};
 use crate::model::delivery::{Code, Kind};
 use crate::model::{Content, DeliveryId, Event, Health, Mention, Message, Outcome, Report, Timestamp};
-use crate::render::{self, Circumstances, Context, Detour, Digest, DigestCount, DigestKind, Notice};
+use crate::render::{Circumstances, Context, Detour, Digest, DigestCount, DigestKind, Notice};
 use crate::store::{Claimed, What};
 use crate::telemetry::metrics::PlainCause;
 
@@ -168,7 +168,7 @@ impl Attempt {
         let rule = self.settings.rules.rule(self.claimed.rule.as_str());
         if self.claimed.plain {
             self.shared.metrics.plain_message(&self.settings.name, PlainCause::Refused);
-            return render::plain(channel, context);
+            return self.settings.renderer.plain(channel, context);
         }
         let template = rule.and_then(|rule| rule.template.as_deref()).or(self.settings.template.as_deref());
         let template = template.filter(|name| self.settings.renderer.has(channel, name)).unwrap_or("default");
@@ -185,7 +185,7 @@ impl Attempt {
             destination.name = %self.settings.name, rule.name = %self.claimed.rule,
             "template {channel}/{template} failed for {}, the plain message goes out instead: {fault}", self.code(),
         );
-        render::plain(channel, context)
+        self.settings.renderer.plain(channel, context)
     }
 
     fn code(&self) -> Code {

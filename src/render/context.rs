@@ -11,7 +11,7 @@
 //! | `delay` | why it is late, alone; null when it is not late or nobody knows |
 //! | `detour` | `{text, from, why}`: `meant for sec-slack, which takes no messages: channel_is_archived`; all null when it goes where it was owed |
 //! | `footer` | `certificates · 7F3K`, and a word more when an earlier message may have arrived |
-//! | `severity` | `{name, word, rank, emoji, color, style}`: `high`, `HIGH`, `3`, `🟠`, `#D9730D`, `warning` (a Teams container style) |
+//! | `severity` | `{name, word, rank, emoji, color, color_number, style}`: `high`, `HIGH`, `3`, `🟠`, `#D9730D`, `14250765`, `warning` (a Teams container style) |
 //! | `link` | `{url, label}` of the event at the vendor; both null when the event's address is not the vendor's |
 //! | `runbook` | the rule's runbook address, or null |
 //! | `mentions` | who is called, of `{kind, id, name, slack}`: those of the configuration that the channel understands. `slack` is what stands in `<…>` there, or null |
@@ -463,15 +463,15 @@ pub(super) fn deadline(event: &Event, about: &Circumstances<'_>, received: Times
 /// Styles: <https://adaptivecards.io/explorer/Container.html>, those of version 1.2.
 fn severity(severity: Severity) -> Value {
     let (emoji, color, style) = match severity {
-        Severity::Critical => ("🔴", "#B3261E", "attention"),
-        Severity::High => ("🟠", "#D9730D", "warning"),
-        Severity::Medium => ("🟡", "#C29100", "accent"),
-        Severity::Low => ("🔵", "#2F6FB5", "emphasis"),
-        Severity::Info => ("⚪", "#6B7280", "default"),
+        Severity::Critical => ("🔴", 0xB3_26_1E, "attention"),
+        Severity::High => ("🟠", 0xD9_73_0D, "warning"),
+        Severity::Medium => ("🟡", 0xC2_91_00, "accent"),
+        Severity::Low => ("🔵", 0x2F_6F_B5, "emphasis"),
+        Severity::Info => ("⚪", 0x6B_72_80, "default"),
     };
     object!({
         "name": severity.name(), "word": word(severity), "rank": severity.rank(),
-        "emoji": emoji, "color": color, "style": style,
+        "emoji": emoji, "color": format!("#{color:06X}"), "color_number": color, "style": style,
     })
 }
 

@@ -232,8 +232,10 @@ impl Format {
             Self::Teams => format!("{LINK}[{}]({})", printed(label), address(&without_brackets(url))),
             Self::Html if is_literal => format!("<a href=\"{}\">{}</a>", url.replace('&', "&amp;"), printed(label)),
             Self::Html => format!("<a href=\"{}\">{}</a>", printed(url), printed(label)),
-            Self::Text | Self::Subject | Self::Webhook if label == url => address(url),
-            Self::Text | Self::Subject | Self::Webhook => format!("{}: {}", printed(label), address(url)),
+            Self::Text | Self::Subject | Self::Webhook | Self::Preset(_) if label == url => address(url),
+            Self::Text | Self::Subject | Self::Webhook | Self::Preset(_) => {
+                format!("{}: {}", printed(label), address(url))
+            }
         }
     }
 }
@@ -274,7 +276,7 @@ mod tests {
         let path = dir.path().join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
-        Renderer::load(Some(dir.path())).unwrap_or_else(|errors| panic!("{text}: {errors:#?}"))
+        Renderer::load(Some(dir.path()), &[]).unwrap_or_else(|errors| panic!("{text}: {errors:#?}"))
     }
 
     fn mail(text: &str, context: &Context) -> String {

@@ -12,7 +12,7 @@ use crate::model::{DestinationName, Event, Severity, Timestamp};
 pub(super) const HOSTILE: [&str; 52] = include!("../../tests/data/hostile.in");
 
 /// An event of one shape whose every text is `hostile` after a few plain letters that keep its fields apart.
-fn event(hostile: &str) -> Event {
+pub(super) fn event(hostile: &str) -> Event {
     let text = |name: &str| format!("{name} {hostile}");
     Event::from_value(json!({
         "event_id": "id1", "key": "brand-new", "subject": text("subject"), "target": text("target padded to be long enough to be cut off in the headline"),
@@ -83,7 +83,7 @@ const CARELESS: [(&str, &str); 10] = [
 ];
 
 /// The same, but late and on another's way.
-fn rerouted<'a>(about: &Circumstances<'a>, detour: Detour<'a>) -> Circumstances<'a> {
+pub(super) fn rerouted<'a>(about: &Circumstances<'a>, detour: Detour<'a>) -> Circumstances<'a> {
     Circumstances {
         now: about.received.plus(std::time::Duration::from_hours(1)),
         delay: Some(detour.why),
@@ -156,7 +156,7 @@ const JOINING: [(&str, &str); 5] = [
 fn values_do_not_become_addresses_together() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &JOINING);
-    let renderer = Renderer::load(Some(dir.path())).unwrap_or_else(|errors| panic!("{errors:#?}"));
+    let renderer = Renderer::load(Some(dir.path()), &[]).unwrap_or_else(|errors| panic!("{errors:#?}"));
     let event = Event::from_value(json!({
         "event_id": "1", "key": "k", "subject": "s", "target": "www.bank.example.evil.example",
         "a": "evil", "b": ".zip", "c": "evil", "d": "example", "e": "evil", "f": "javascript", "g": ":alert", "h": ">quoted",
@@ -211,7 +211,7 @@ fn hostile_field_names_stay_text() {
 fn a_subject_of_nothing_is_the_headline() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &[("email/bare.subject.hbs", "{{event.subject}}")]);
-    let renderer = Renderer::load(Some(dir.path())).unwrap();
+    let renderer = Renderer::load(Some(dir.path()), &[]).unwrap();
     for nothing in ["", "\u{202E}\r\n\0\u{200B}"] {
         let event = Event::from_value(json!({"event_id": "1", "key": "new-kind", "subject": nothing})).unwrap();
         let content = renderer.render(Channel::Email, "bare", &context(&event, |_| ())).unwrap();
@@ -230,7 +230,7 @@ pub(super) fn write(dir: &Path, files: &[(&str, &str)]) {
 fn careless() -> Renderer {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &CARELESS);
-    Renderer::load(Some(dir.path())).unwrap_or_else(|errors| panic!("{errors:#?}"))
+    Renderer::load(Some(dir.path()), &[]).unwrap_or_else(|errors| panic!("{errors:#?}"))
 }
 
 /// Everything about a message that hostile text must not change.
@@ -297,7 +297,7 @@ fn assert_inert(channel: Channel, document: &Value) {
     });
 }
 
-fn assert_no_emoji(text: &str) {
+pub(super) fn assert_no_emoji(text: &str) {
     let words: Vec<_> = text.split(':').collect();
     for word in words.iter().take(words.len() - 1).skip(1) {
         assert!(
@@ -352,7 +352,7 @@ fn check_one(
                 assert_inert(channel, document);
             }
         }
-        let (content, benign) = (plain(channel, context_hostile), plain(channel, context_benign));
+        let (content, benign) = (renderer.plain(channel, context_hostile), renderer.plain(channel, context_benign));
         assert_eq!(skeleton(channel, &content), skeleton(channel, &benign), "{channel} plain {hostile:?}");
     }
 }
@@ -442,7 +442,7 @@ fn too_much_output_is_an_error_and_the_plain_message_is_there() {
     let context = context(&event(&"x".repeat(300_000)), |_| ());
     let error = renderer.render(Channel::Webhook, DEFAULT, &context).unwrap_err();
     assert_eq!(error.message, "renders more than 262144 bytes");
-    let Content::Json(body) = plain(Channel::Webhook, &context) else { panic!("no JSON") };
+    let Content::Json(body) = renderer.plain(Channel::Webhook, &context) else { panic!("no JSON") };
     assert_eq!(body["data"], json!({"event_id": "id1", "key": "brand-new"}));
 }
 
@@ -480,7 +480,7 @@ fn problems(name: &str, text: &str) -> Vec<String> {
         }
     }
     let root = format!("{}/", dir.path().display());
-    let errors = Renderer::load(Some(dir.path())).err().unwrap_or_default();
+    let errors = Renderer::load(Some(dir.path()), &[]).err().unwrap_or_default();
     errors.iter().map(|error| error.to_string().replace(&root, "")).collect()
 }
 
@@ -626,7 +626,7 @@ fn templates_that_are_fine() {
     for (name, text) in cases {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), &[(name, &text), ("slack/_label.hbs", "{{label}} {{name}}")]);
-        let renderer = Renderer::load(Some(dir.path())).unwrap_or_else(|errors| panic!("{text}\n{errors:#?}"));
+        let renderer = Renderer::load(Some(dir.path()), &[]).unwrap_or_else(|errors| panic!("{text}\n{errors:#?}"));
         let channel: Channel = name.split('/').next().unwrap().parse().unwrap();
         assert!(renderer.has(channel, "a") && renderer.has(channel, DEFAULT) && !renderer.has(channel, "_label"));
         for event in [event("x"), Event::from_value(json!({"event_id": "1", "key": "k"})).unwrap()] {
@@ -647,7 +647,7 @@ fn files_replace_the_built_in_ones_one_by_one() {
             ("notes/x.md", "x"),
         ],
     );
-    let renderer = Renderer::load(Some(dir.path())).unwrap();
+    let renderer = Renderer::load(Some(dir.path()), &[]).unwrap();
     let context = context(&event("x"), |_| ());
     let Content::Mail { subject, html, .. } = renderer.render(Channel::Email, DEFAULT, &context).unwrap() else {
         panic!()
@@ -662,7 +662,7 @@ fn files_replace_the_built_in_ones_one_by_one() {
     assert_eq!(renderer.names(Channel::Email).collect::<Vec<_>>(), ["default", "short"]);
     let error = renderer.render(Channel::Slack, "short", &context).unwrap_err();
     assert_eq!(error.to_string(), "template slack/short: there is no such template");
-    let missing = Renderer::load(Some(&dir.path().join("nowhere"))).unwrap_err();
+    let missing = Renderer::load(Some(&dir.path().join("nowhere")), &[]).unwrap_err();
     assert!(missing[0].message.starts_with("cannot be read: "), "{missing:?}");
 }
 
@@ -680,7 +680,7 @@ fn shapes_have_templates_of_their_own() {
             ("email/terse.digest.subject.hbs", "terse {{digest.count}}"),
         ],
     );
-    let renderer = Renderer::load(Some(dir.path())).unwrap_or_else(|errors| panic!("{errors:#?}"));
+    let renderer = Renderer::load(Some(dir.path()), &[]).unwrap_or_else(|errors| panic!("{errors:#?}"));
     assert_eq!(renderer.names(Channel::Slack).collect::<Vec<_>>(), ["default", "other", "terse"]);
     assert_eq!(renderer.names(Channel::Email).collect::<Vec<_>>(), ["default", "terse"]);
     let [event, digest, notice] = contexts("x");
@@ -729,7 +729,7 @@ fn partials_cannot_keep_a_reload_busy_or_overflow_the_stack() {
             write(dir.path(), &[(format!("slack/_p{at}.hbs").as_str(), text.as_str())]);
         }
         write(dir.path(), &[(format!("slack/_p{count}.hbs").as_str(), "x")]);
-        let errors = Renderer::load(Some(dir.path())).unwrap_err();
+        let errors = Renderer::load(Some(dir.path()), &[]).unwrap_err();
         assert!(errors.iter().any(|error| error.message == message), "{errors:?}");
     }
 }

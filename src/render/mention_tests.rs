@@ -56,7 +56,7 @@ fn slack_calls_in_a_section_and_in_the_text() {
         let calls = "<!here> <@U0123ABCD> <!subteam^S0123ABCD>";
         assert_eq!(message["blocks"][1]["text"], json!({"type": "mrkdwn", "text": calls}));
         assert!(message["text"].as_str().unwrap().ends_with(&format!("\n{calls}")), "{message:#}");
-        let plain = json_of(plain(Channel::Slack, &context));
+        let plain = json_of(renderer.plain(Channel::Slack, &context));
         assert!(plain["text"].as_str().unwrap().contains(&format!("\n{calls}\n")), "{plain:#}");
     }
 }
@@ -74,7 +74,7 @@ fn teams_calls_in_a_text_block_with_its_entities() {
     for context in calling(Channel::Teams, &ALL, &sample("issue-add")) {
         for card in [
             json_of(renderer.render(Channel::Teams, DEFAULT, &context).unwrap()),
-            json_of(plain(Channel::Teams, &context)),
+            json_of(renderer.plain(Channel::Teams, &context)),
         ] {
             assert_eq!(card["msteams"]["entities"], json!(entities));
             let blocks = card["body"].as_array().unwrap().iter().filter(|block| block["type"] == "TextBlock");
@@ -93,7 +93,7 @@ fn who_calls_nobody_looks_as_before() {
         for (context, bare) in calling(channel, strangers, &sample("issue-add")).iter().zip(&nobody) {
             let rendered = |context| renderer.render(channel, DEFAULT, context).unwrap();
             assert_eq!(rendered(context), rendered(bare), "{channel}");
-            assert_eq!(plain(channel, context), plain(channel, bare), "{channel}");
+            assert_eq!(renderer.plain(channel, context), renderer.plain(channel, bare), "{channel}");
         }
     }
     let context = &calling(Channel::Slack, &[], &sample("issue-add"))[0];
@@ -129,7 +129,7 @@ const OWN: [(&str, &str); 4] = [
 fn own() -> Renderer {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &OWN);
-    Renderer::load(Some(dir.path())).unwrap_or_else(|errors| panic!("{errors:#?}"))
+    Renderer::load(Some(dir.path()), &[]).unwrap_or_else(|errors| panic!("{errors:#?}"))
 }
 
 #[test]
@@ -182,9 +182,10 @@ fn an_event_that_repeats_a_mention_does_not_make_one() {
         let event = event.unwrap();
         for (template, shapes) in [(DEFAULT, 3), ("shown", 1)] {
             for context in &calling(Channel::Slack, &ALL, &event)[..shapes] {
-                for content in
-                    [renderer.render(Channel::Slack, template, context).unwrap(), plain(Channel::Slack, context)]
-                {
+                for content in [
+                    renderer.render(Channel::Slack, template, context).unwrap(),
+                    renderer.plain(Channel::Slack, context),
+                ] {
                     let document = json_of(content).to_string();
                     let calls = document.matches("<!here>").count();
                     assert!((1..=2).contains(&calls), "{said:?}: {document}");
@@ -194,9 +195,10 @@ fn an_event_that_repeats_a_mention_does_not_make_one() {
                 }
             }
             for context in &calling(Channel::Teams, &ALL, &event)[..shapes] {
-                for content in
-                    [renderer.render(Channel::Teams, template, context).unwrap(), plain(Channel::Teams, context)]
-                {
+                for content in [
+                    renderer.render(Channel::Teams, template, context).unwrap(),
+                    renderer.plain(Channel::Teams, context),
+                ] {
                     let card = json_of(content);
                     assert_eq!(card["msteams"]["entities"].as_array().map(Vec::len), Some(2), "{said:?}: {card}");
                     // Each once in the card and once in its entity.
@@ -213,7 +215,8 @@ fn of_an_empty_list_nobody_is_called() {
     let renderer = own();
     for hostile in HOSTILE {
         for context in &contexts(hostile) {
-            for content in [renderer.render(Channel::Slack, DEFAULT, context).unwrap(), plain(Channel::Slack, context)]
+            for content in
+                [renderer.render(Channel::Slack, DEFAULT, context).unwrap(), renderer.plain(Channel::Slack, context)]
             {
                 let document = json_of(content).to_string();
                 assert!(!document.contains("<!") && !document.contains("<@"), "{document}");
@@ -257,7 +260,7 @@ fn templates_that_would_let_text_call() {
     for ((name, text), words) in cases {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), &[(name, &text)]);
-        let errors = Renderer::load(Some(dir.path())).expect_err(&text);
+        let errors = Renderer::load(Some(dir.path()), &[]).expect_err(&text);
         assert!(errors.iter().any(|error| error.message.contains(words)), "{text}: {errors:#?}");
     }
 }

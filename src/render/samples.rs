@@ -176,7 +176,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        Renderer::load(Some(dir.path())).unwrap_or_else(|errors| panic!("{errors:#?}"))
+        Renderer::load(Some(dir.path()), &[]).unwrap_or_else(|errors| panic!("{errors:#?}"))
     }
 
     /// `name:line:column: message (help)`, of errors and of warnings.

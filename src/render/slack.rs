@@ -214,7 +214,7 @@ fn rich_text(pieces: &[Piece]) -> String {
 
 /// Where the colons of `:shapes:` stand that could be emoji names, also those made of several values and literals.
 /// Sorted is not needed: the lists are a few entries long.
-fn emoji_colons(letters: &[Letter]) -> Vec<usize> {
+pub(super) fn emoji_colons(letters: &[Letter]) -> Vec<usize> {
     // The backtick counts as the letter it is replaced by.
     let named = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '+' | '-' | '\'' | '`');
     let mut found = Vec::new();

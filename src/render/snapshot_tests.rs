@@ -185,12 +185,48 @@ fn messages() {
 
 #[test]
 fn plain_messages() {
+    let renderer = Renderer::builtin();
     for channel in Channel::ALL {
         let few = |(name, _): &(&str, Context)| matches!(*name, "bare" | "late_and_repeated");
         for (name, context) in cases().into_iter().filter(few).chain(other_cases()) {
-            insta::assert_snapshot!(format!("{channel}_plain_{name}"), shown(&plain(channel, &context)));
+            insta::assert_snapshot!(format!("{channel}_plain_{name}"), shown(&renderer.plain(channel, &context)));
         }
     }
+}
+
+/// Of the services described by data: one event, several, news of the relay, and what came late and another way.
+#[test]
+fn messages_of_presets() {
+    let renderer = Renderer::builtin();
+    let shown_ones = ["undocumented", "bare", "batch", "notice", "digest_detour", "late_with_reason"];
+    for channel in presets() {
+        let all = cases().into_iter().chain(other_cases()).filter(|(name, _)| shown_ones.contains(name));
+        let shown = |(name, context): (&str, Context)| {
+            let content = renderer.render(channel, DEFAULT, &context).unwrap_or_else(|error| panic!("{error}"));
+            format!("# {name}\n{}\n", shown(&content))
+        };
+        insta::assert_snapshot!(format!("preset_{channel}"), all.map(shown).collect::<String>());
+        let few = ["bare", "batch", "notice", "late_with_reason"];
+        let all = cases().into_iter().chain(other_cases()).filter(|(name, _)| few.contains(name));
+        let plain = |(name, context): (&str, Context)| {
+            format!(
+                "# {name}\n{}\n",
+                serde_json::to_string_pretty(&json_of(renderer.plain(channel, &context))).unwrap()
+            )
+        };
+        insta::assert_snapshot!(format!("preset_{channel}_plain"), all.map(plain).collect::<String>());
+    }
+}
+
+fn json_of(content: Content) -> Value {
+    match content {
+        Content::Json(document) => document,
+        Content::Mail { .. } => panic!("no JSON"),
+    }
+}
+
+pub(super) fn presets() -> impl Iterator<Item = Channel> {
+    crate::preset::names().map(|name| Channel::Http(PresetName::new(name)))
 }
 
 #[test]
@@ -199,7 +235,7 @@ fn every_known_key_renders_everywhere() {
     for known in catalogue::all() {
         for severity in Severity::ALL {
             let about_it = context(&sample(known.key), |about| about.severity = severity);
-            for channel in Channel::ALL {
+            for channel in Channel::ALL.into_iter().chain(presets()) {
                 let message = renderer.render(channel, DEFAULT, &about_it);
                 let message = message.unwrap_or_else(|error| panic!("{}: {error}", known.key));
                 assert!(shown(&message).contains(known.title), "{} on {channel}", known.key);

@@ -154,7 +154,7 @@ pub(super) fn parse(rendered: &str) -> Result<Value, NotJson> {
 }
 
 /// A part of a string: what the template says, or what the context said.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
     Literal(String),
     Value(String),
@@ -425,7 +425,7 @@ fn decode_in_place(text: &mut String) {
     }
 }
 
-fn pointer(path: &[Step<'_>]) -> String {
+pub(super) fn pointer(path: &[Step<'_>]) -> String {
     let step = |step: &Step<'_>| match step {
         Step::Member(name) => format!("/{}", name.replace('~', "~0").replace('/', "~1")),
         Step::Item(index) => format!("/{index}"),

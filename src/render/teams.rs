@@ -138,7 +138,7 @@ fn markdown(pieces: &[Piece], links: &[String]) -> Result<String, String> {
 }
 
 /// In the template's own `[label](…)`, `<…>` or `[label]: …` a value may only be an allowed address, alone.
-fn check_addresses(pieces: &[Piece], links: &[String]) -> Result<(), String> {
+pub(super) fn check_addresses(pieces: &[Piece], links: &[String]) -> Result<(), String> {
     let mut before = String::new();
     for (at, piece) in pieces.iter().enumerate() {
         match piece {
@@ -171,7 +171,7 @@ fn check_addresses(pieces: &[Piece], links: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-fn begins_entity(letters: &[Letter], at: usize) -> bool {
+pub(super) fn begins_entity(letters: &[Letter], at: usize) -> bool {
     let name = letters[at + 1..].iter().map(|(letter, _)| *letter).take(33);
     let mut rest = name.skip_while(|letter| letter.is_ascii_alphanumeric() || *letter == '#');
     rest.next() == Some(';')
@@ -204,7 +204,7 @@ pub(super) fn fit(card: &mut Value) -> Result<(), String> {
 }
 
 /// The card's length as it is sent, without building the text.
-fn size(card: &Value) -> usize {
+pub(super) fn size(card: &Value) -> usize {
     struct Counter(usize);
     impl io::Write for Counter {
         fn write(&mut self, part: &[u8]) -> io::Result<usize> {

@@ -2,25 +2,32 @@
 //! an id and a key, and on a hostile one, which must render to the same structure as the first; on digests of such events,
 //! and on notices likewise.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
+use super::preset::Service;
 use super::template::Facts;
 use super::{
     Audience, Circumstances, Context, Detour, Digest, DigestKind, Format, Notice, Place, RenderError, Renderer, Shape,
     Source, TemplateError, outline, shape_of,
 };
 use crate::model::delivery::Code;
-use crate::model::{Channel, Content, DeliveryId, DestinationName, Event, Mention, RuleName, Severity, Timestamp};
+use crate::model::{
+    Channel, Content, DeliveryId, DestinationName, Event, Mention, PresetName, RuleName, Severity, Timestamp,
+};
 
 /// Every notation of every channel that hostile text has been seen in, on one line.
 pub(super) const HOSTILE: &str = "<!channel> <@U1> <http://evil.example|x> *b* _i_ ~s~ `c` :skull: [x](javascript:alert(1)) \
     <at>all</at> {{DATE(2026-01-01T00:00:00Z)}} {{event.id}} <script>alert(1)</script> \" onclick=\"x ' = \\ \", \"a\": \
     {\"b\": 1} \r\nBcc: x@evil.example\r\n\r\n https://evil.example/ \u{202E}\u{200B}\u{FEFF}\0\u{FDD0}\u{FDD1}\u{FDD3}";
 
-/// What templates of a format and a shape see, for the lint.
-pub(super) fn context_of(format: Format, shape: Shape) -> Value {
-    let Some(context) = context(format.channel(), &Facts::default(), shape, Kind::Full) else { return json!({}) };
-    context.as_read(&Facts::default(), format == Format::Webhook).data().clone()
+/// What templates of a format see, in the order of the shapes, for the lint.
+pub(super) fn contexts(format: Format) -> [Value; 3] {
+    [Shape::Event, Shape::Digest, Shape::Notice].map(|shape| {
+        let Some(context) = context(format.channel(), &Facts::default(), shape, Kind::Full) else { return json!({}) };
+        context.as_read(&Facts::default(), format == Format::Webhook).data().clone()
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +120,19 @@ fn context(channel: Channel, facts: &Facts, shape: Shape, kind: Kind) -> Option<
 /// Renders every template on every kind of event; what went wrong is told at the place in the file it most likely is.
 pub(super) fn run(renderer: &Renderer, sources: &[Source]) -> Vec<TemplateError> {
     let mut errors: Vec<TemplateError> = Vec::new();
-    for (format, templates) in &renderer.formats {
+    let changed = |name: &PresetName, service: &Service| {
+        let of_it = |source: &Source| source.format == Format::Preset(*name) && source.path.is_some();
+        !service.is_built_in(*name) || sources.iter().any(of_it)
+    };
+    // The others are many, and were tried before they were compiled in.
+    let services = renderer.services.iter().filter(|(name, service)| changed(name, service));
+    let services: BTreeMap<_, _> = services.collect();
+    errors.extend(services.iter().filter_map(|(name, service)| plain_fault(**name, service)));
+    let is_due = |format: &Format| match format {
+        Format::Preset(name) => services.contains_key(name),
+        _ => true,
+    };
+    for (format, templates) in renderer.formats.iter().filter(|(format, _)| is_due(format)) {
         for (name, facts) in &templates.read {
             let source = |file: &str| {
                 let same = |source: &&Source| source.format == *format && format.file(&source.name) == file;
@@ -127,6 +146,22 @@ pub(super) fn run(renderer: &Renderer, sources: &[Source]) -> Vec<TemplateError>
         }
     }
     errors
+}
+
+/// Of a preset's plain message: it must have room for what it tells.
+fn plain_fault(name: PresetName, service: &Service) -> Option<TemplateError> {
+    let shapes = [Shape::Event, Shape::Digest, Shape::Notice].into_iter();
+    let mut contexts = shapes.filter_map(|shape| context(Channel::Http(name), &Facts::default(), shape, Kind::Hostile));
+    let message = contexts.find_map(|context| service.try_plain(&context).err())?;
+    Some(TemplateError {
+        path: None,
+        channel: Some(Channel::Http(name)),
+        name: "plain".to_owned(),
+        line: 1,
+        column: 1,
+        message,
+        help: Some("raise the limits in `values`, `together` or `bytes_max`".to_owned()),
+    })
 }
 
 fn try_one(renderer: &Renderer, format: Format, name: &str, facts: &Facts) -> Option<RenderError> {

@@ -15,15 +15,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use halo_relay::catalogue;
-use halo_relay::deliver::{Settings, email, slack, teams, webhook};
+use halo_relay::deliver::{self, Settings, email, slack, teams, webhook};
 use halo_relay::model::delivery::Code;
 use halo_relay::model::{
-    Content, DeliveryId, DestinationName, Event, EventKey, Message, RuleName, Secret, Severity, Timestamp,
+    Content, DeliveryId, DestinationName, Event, EventKey, Message, PresetName, RuleName, Secret, Severity, Timestamp,
 };
-use halo_relay::render::{
-    self, Audience, Circumstances, Context, DEFAULT, Detour, Digest, DigestKind, Notice, Renderer,
-};
+use halo_relay::render::{Audience, Circumstances, Context, DEFAULT, Detour, Digest, DigestKind, Notice, Renderer};
+use halo_relay::{catalogue, preset};
 use serde_json::{Value, json};
 
 /// What has been used, or could be, to break out of some channel's text.
@@ -50,13 +48,21 @@ fn destinations() -> Vec<(&'static str, Settings)> {
         to: vec!["compliance@example.org".parse().unwrap()],
         name: DestinationName::from("compliance"),
     };
-    vec![
+    let services = preset::names().map(|name| {
+        let preset = preset::find(name).unwrap();
+        (
+            name,
+            Settings::Http(deliver::preset::Settings { name: PresetName::new(name), preset, values: BTreeMap::new() }),
+        )
+    });
+    let own = vec![
         ("slack", Settings::Slack(slack::Settings::Webhook { url: secret("https://hooks.slack.com/services/T/B/x") })),
         ("slack-bot", Settings::Slack(bot)),
         ("teams", Settings::Teams(teams::Settings { url: secret("https://x.logic.azure.com/?sig=x") })),
         ("email", Settings::Email(mail)),
         ("webhook", Settings::Webhook(webhook::Settings { url: secret("https://soar.example.org/"), secret: None })),
-    ]
+    ];
+    own.into_iter().chain(services).collect()
 }
 
 /// What a message is of, and how it is told.
@@ -196,7 +202,7 @@ fn every_message_is_as_it_was() {
         let channel = settings.channel();
         for case in &cases {
             let content = if case.plain {
-                render::plain(channel, &case.context)
+                renderer.plain(channel, &case.context)
             } else {
                 let content = renderer.render(channel, DEFAULT, &case.context);
                 content.unwrap_or_else(|error| panic!("{name}: {}.{}: {error}", case.name, case.shape))

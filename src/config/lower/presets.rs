@@ -6,12 +6,15 @@ use std::sync::Arc;
 
 use super::destinations::{Owner, STAND_IN_TOKEN};
 use super::{Checker, secret_place};
-use crate::config::file::{Destination as Written, Field, Sp, Written as WrittenSecret};
+use crate::config::file::{At, Destination as Written, Field, File, Sp, Written as WrittenSecret};
 use crate::config::problem::{Problem, quoted};
 use crate::deliver::preset::{Settings, check_url};
 use crate::model::{Channel, PresetName, Secret};
 use crate::preset::{self, Kind, Preset, SETTINGS, Setting};
 use crate::rate::Window;
+
+/// A preset of the file's own, and where it stands.
+pub(super) type Own = (PresetName, Arc<Preset>, At);
 
 /// The type of a destination that brings its own preset.
 const OWN: &str = "http";
@@ -35,6 +38,18 @@ pub(super) fn of(written: &Written) -> Option<Arc<Preset>> {
         OWN => Some(Arc::new(written.preset.as_ref()?.value.clone())).filter(|own| own.faults().is_empty()),
         name => preset::find(name),
     }
+}
+
+/// The sound presets that destinations of the file bring along.
+pub(super) fn own(file: &File) -> Vec<Own> {
+    let entries = file.destinations.iter().flat_map(|field| &field.value.0);
+    let entries = entries.filter_map(|(name, written)| Some((name, &written.as_ref()?.value)));
+    let is_own = |written: &Written| written.kind.as_ref().is_some_and(|kind| kind.value == OWN);
+    let found = entries.filter(|(_, written)| is_own(written)).filter_map(|(name, written)| {
+        let Channel::Http(preset) = channel(OWN, &name.value)? else { return None };
+        Some((preset, of(written)?, written.preset.as_ref()?.key))
+    });
+    found.collect()
 }
 
 /// The fields of such a destination that others do not have.
