@@ -158,6 +158,7 @@ impl Preset {
             "`request.url` begins neither with `https://` nor with a setting that is a `url`".to_owned(),
         );
         let pointers = self.values.keys().chain(&self.word).chain(self.delivered.json.keys());
+        let pointers = pointers.chain(self.answers.iter().flat_map(|answer| answer.json.keys()));
         let pointers = pointers.chain(self.wait.iter().filter_map(|wait| match wait {
             Wait::Json(pointer) => Some(pointer),
             Wait::Header(_) | Wait::EpochHeader(_) => None,
@@ -175,7 +176,9 @@ impl Preset {
         );
         fault(self.delivered.status.is_empty(), "`delivered.status` is empty: no answer would ever do".to_owned());
         fault(
-            self.answers.iter().any(|answer| answer.status.is_empty() && answer.word.is_empty()),
+            self.answers
+                .iter()
+                .any(|answer| answer.status.is_empty() && answer.word.is_empty() && answer.json.is_empty()),
             "a line of `answers` names neither a `status` nor a `word`".to_owned(),
         );
         fault(
@@ -371,9 +374,12 @@ pub enum Wait {
 pub struct Answer {
     #[serde(default)]
     pub status: Vec<u16>,
-    /// The service's words; `quota_*` stands for all that begin so.
+    /// The service's words, or sentences; `quota_*` stands for all that begin so.
     #[serde(default)]
     pub word: Vec<String>,
+    /// As in [`Delivered`].
+    #[serde(default)]
+    pub json: BTreeMap<String, Value>,
     pub means: Meaning,
     pub why: String,
     #[serde(default)]

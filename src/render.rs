@@ -156,11 +156,11 @@ impl Renderer {
     #[expect(clippy::missing_panics_doc, reason = "the tests load what is compiled in")]
     pub fn builtin() -> Self {
         #[expect(clippy::expect_used, reason = "compiled-in templates that every test run loads")]
-        Self::load(None, &[]).expect("the built-in templates are in order")
+        Self::load(None, &preset::built_in()).expect("the built-in templates are in order")
     }
 
-    /// The built-in templates, with those of `presets` beside those compiled in, replaced file by file by those under `dir`.
-    /// All problems are reported, not the first alone.
+    /// The built-in templates and those of these presets, replaced file by file by those under `dir`. All problems are
+    /// reported, not the first alone.
     pub fn load(dir: Option<&Path>, presets: &[(PresetName, Arc<Preset>)]) -> Result<Self, Vec<TemplateError>> {
         let services = preset::services(presets);
         let mut sources = builtin_sources();
@@ -713,7 +713,8 @@ fn read_dir(dir: &Path, services: &BTreeMap<PresetName, Service>) -> Vec<Result<
                     .filter(|path| path.extension().is_some_and(|kind| kind == "hbs"));
                 match channel {
                     Ok(channel) => found.extend(files.map(|path| read_file(channel, path))),
-                    // Other folders are not ours to judge, unless someone misspelled a channel and would never know.
+                    Err(unknown) if crate::preset::find(&unknown.0).is_some() => {}
+                    // Those of services that nobody uses are left alone. Other folders are not ours to judge, unless someone misspelled a channel and would never know.
                     Err(unknown) => found.extend(files.map(|path| Err(stray(&path, unknown.to_string())))),
                 }
             }

@@ -142,17 +142,17 @@ impl Checker<'_> {
             );
             return None;
         }
-        let own = presets::own(file);
-        let presets: Vec<_> = own.iter().map(|(name, preset, _)| (*name, Arc::clone(preset))).collect();
+        let used = presets::used(file);
+        let presets: Vec<_> = used.iter().map(|(name, preset, _)| (*name, Arc::clone(preset))).collect();
         let loaded = Renderer::load(directory.as_deref(), &presets);
-        loaded.map_err(|errors| self.load_errors(errors, &own)).ok()
+        loaded.map_err(|errors| self.load_errors(errors, &used)).ok()
     }
 
     /// What is wrong with template files, and with the presets that stand in the rules file itself.
-    fn load_errors(&mut self, errors: Vec<TemplateError>, own: &[presets::Own]) {
+    fn load_errors(&mut self, errors: Vec<TemplateError>, used: &[presets::Used]) {
         for error in errors {
             let preset =
-                own.iter().find(|preset| error.path.is_none() && error.channel == Some(Channel::Http(preset.0)));
+                used.iter().find(|preset| error.path.is_none() && error.channel == Some(Channel::Http(preset.0)));
             let Some((_, _, at)) = preset else {
                 self.template_errors(vec![error]);
                 continue;

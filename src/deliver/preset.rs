@@ -209,42 +209,51 @@ pub(super) fn judge(preset: &Preset, answer: &Answer, now: Timestamp) -> Report 
     if is_delivered(&preset.delivered, answer, body.as_ref()) {
         return answer.report(Outcome::Delivered, None);
     }
-    let word = word(preset, body.as_ref());
+    let said = said(preset, body.as_ref());
     let line = preset.answers.iter().find(|line| {
-        let by_word = || word.as_deref().is_some_and(|word| line.word.iter().any(|known| is_like(known, word)));
-        (line.status.is_empty() || line.status.contains(&answer.status)) && (line.word.is_empty() || by_word())
+        let by_word = || said.as_deref().is_some_and(|said| line.word.iter().any(|known| is_like(known, said)));
+        (line.status.is_empty() || line.status.contains(&answer.status))
+            && (line.word.is_empty() || by_word())
+            && line.json.iter().all(|(pointer, expected)| has(body.as_ref(), pointer, expected))
     });
     let outcome = match line {
         Some(line) => line.means.outcome(),
-        None => contract::decide(others(preset), answer, word.as_deref()),
+        None => contract::decide(others(preset), answer, None),
     };
     let outcome = match outcome {
         Outcome::Throttled { .. } => Outcome::Throttled { wait: wait(preset, answer, body.as_ref(), now) },
         outcome => outcome,
     };
     let odd = (answer.status < 300 && outcome == Outcome::Ambiguous).then_some("not an answer that the service gives");
-    answer.report(outcome, word.as_deref().or(odd))
+    let word = said.as_deref().filter(|said| is_word(said));
+    answer.report(outcome, word.or(odd))
 }
 
 fn is_delivered(asked: &Delivered, answer: &Answer, body: Option<&Value>) -> bool {
-    let has = |pointer: &str, expected: &Value| {
-        let found = body.and_then(|body| body.pointer(pointer));
-        found.is_some_and(|found| if expected.is_null() { !found.is_null() } else { found == expected })
-    };
     asked.status.contains(&answer.status)
         && asked.body.as_ref().is_none_or(|text| answer.whole && answer.text() == text)
-        && asked.json.iter().all(|(pointer, expected)| has(pointer, expected))
+        && asked.json.iter().all(|(pointer, expected)| has(body, pointer, expected))
 }
 
-/// The service's word for its reason. Only words and numbers are taken: other text could echo the message.
-fn word(preset: &Preset, body: Option<&Value>) -> Option<String> {
-    let word = match body?.pointer(preset.word.as_deref()?)? {
-        Value::String(word) => word.clone(),
-        Value::Number(number) => number.to_string(),
-        _ => return None,
-    };
+/// Whether this stands there; null asks only that there is something.
+fn has(body: Option<&Value>, pointer: &str, expected: &Value) -> bool {
+    let found = body.and_then(|body| body.pointer(pointer));
+    found.is_some_and(|found| if expected.is_null() { !found.is_null() } else { found == expected })
+}
+
+/// What the service gives as its reason.
+fn said(preset: &Preset, body: Option<&Value>) -> Option<String> {
+    match body?.pointer(preset.word.as_deref()?)? {
+        Value::String(said) => Some(said.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// Only words and numbers are shown: other text could echo the message.
+fn is_word(said: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    ((1..=64).contains(&word.len()) && word.bytes().all(plain)).then_some(word)
+    (1..=64).contains(&said.len()) && said.bytes().all(plain)
 }
 
 fn is_like(pattern: &str, word: &str) -> bool {
@@ -307,7 +316,9 @@ pub(super) fn lines(preset: &Preset) -> Vec<Line> {
     for answer in &preset.answers {
         let status = (!answer.status.is_empty()).then(|| format!("HTTP {}", statuses(&answer.status)));
         let word = (!answer.word.is_empty()).then(|| format!("`{}`", answer.word.join("`, `")));
-        let seen = [status, word].into_iter().flatten().collect::<Vec<_>>().join(" with ");
+        let stands = |(pointer, value): (&String, &Value)| format!("`{pointer}` `{value}`");
+        let json = answer.json.iter().map(stands);
+        let seen = [status, word].into_iter().flatten().chain(json).collect::<Vec<_>>().join(" with ");
         let why = format!("{}{}", answer.why, docs(answer.source.as_ref()));
         lines.push(Line { seen, outcome: answer.means.outcome(), why });
     }

@@ -42,10 +42,14 @@ pub(super) struct Service {
     places: Vec<(Vec<String>, Place)>,
 }
 
-/// All services: those that are compiled in, and these.
-pub(super) fn services(own: &[(PresetName, Arc<Preset>)]) -> BTreeMap<PresetName, Service> {
-    let built_in = preset::names().filter_map(|name| Some((PresetName::new(name), preset::find(name)?)));
-    built_in.chain(own.iter().cloned()).map(|(name, preset)| (name, Service::new(preset))).collect()
+/// Ready to render for each of these.
+pub(super) fn services(presets: &[(PresetName, Arc<Preset>)]) -> BTreeMap<PresetName, Service> {
+    presets.iter().cloned().map(|(name, preset)| (name, Service::new(preset))).collect()
+}
+
+/// Those that are compiled in.
+pub(super) fn built_in() -> Vec<(PresetName, Arc<Preset>)> {
+    preset::names().filter_map(|name| Some((PresetName::new(name), preset::find(name)?))).collect()
 }
 
 /// What is wrong with a preset: in which field, what, and what to do.

@@ -13,8 +13,8 @@ use crate::model::{Channel, PresetName, Secret};
 use crate::preset::{self, Kind, Preset, SETTINGS, Setting};
 use crate::rate::Window;
 
-/// A preset of the file's own, and where it stands.
-pub(super) type Own = (PresetName, Arc<Preset>, At);
+/// A preset, and where it stands if it is the file's own.
+pub(super) type Used = (PresetName, Arc<Preset>, At);
 
 /// The type of a destination that brings its own preset.
 const OWN: &str = "http";
@@ -40,16 +40,16 @@ pub(super) fn of(written: &Written) -> Option<Arc<Preset>> {
     }
 }
 
-/// The sound presets that destinations of the file bring along.
-pub(super) fn own(file: &File) -> Vec<Own> {
+/// The presets that destinations of the file use, but for unsound ones of its own.
+pub(super) fn used(file: &File) -> Vec<Used> {
     let entries = file.destinations.iter().flat_map(|field| &field.value.0);
     let entries = entries.filter_map(|(name, written)| Some((name, &written.as_ref()?.value)));
-    let is_own = |written: &Written| written.kind.as_ref().is_some_and(|kind| kind.value == OWN);
-    let found = entries.filter(|(_, written)| is_own(written)).filter_map(|(name, written)| {
-        let Channel::Http(preset) = channel(OWN, &name.value)? else { return None };
-        Some((preset, of(written)?, written.preset.as_ref()?.key))
+    let found = entries.filter_map(|(name, written)| {
+        let Channel::Http(preset) = channel(&written.kind.as_ref()?.value, &name.value)? else { return None };
+        let at = written.preset.as_ref().and_then(|field| field.key);
+        Some((preset, (preset, of(written)?, at)))
     });
-    found.collect()
+    found.collect::<BTreeMap<_, _>>().into_values().collect()
 }
 
 /// The fields of such a destination that others do not have.
