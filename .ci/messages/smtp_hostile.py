@@ -2,9 +2,9 @@
 """Hostile events through the built relay into real mail servers: each must arrive as one well-formed mail.
 
 Servers: Postfix, set to take a bare LF as the end of a line (so that smuggling works, which is shown first), and aiosmtpd.
-Needs root for Postfix; installs what is missing. Exit 1 if a mail is lost, doubled, or holds what it should not.
+Needs root and an installed Postfix, and aiosmtpd. Exit 1 if a mail is lost, doubled, or holds what it should not.
 
-    python3 .ci/messages/smtp_hostile.py --relay target/debug/halo-relay
+    target/message-checks/python/bin/python .ci/messages/smtp_hostile.py --relay target/debug/halo-relay
 """
 
 import argparse
@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 import urllib.request
+
+from aiosmtpd.controller import Controller
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 PATIENCE = 90
@@ -69,9 +71,6 @@ class Postfix:
     name = "postfix"
 
     def __init__(self, home):
-        if not shutil.which("postfix"):
-            command = "apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q postfix"
-            subprocess.run(command, shell=True, check=True, stdout=subprocess.DEVNULL)
         self.port = free_port()
         self.conf, queue, data = (home / part for part in ("conf", "queue", "data"))
         self.mails = home / "mails"
@@ -139,8 +138,6 @@ class Aiosmtpd:
         self.mails = []
 
     def __enter__(self):
-        from aiosmtpd.controller import Controller
-
         received = self.mails
 
         class Handler:
@@ -196,6 +193,25 @@ def faults_of(raw):
         yield "other parts than text and HTML"
 
 
+def prove_sight():
+    """A judge that finds nothing wrong with what is wrong is blind."""
+    good = (
+        b"From: Halo relay <relay@example.org>\r\nTo: oncall@example.org\r\nSubject: x\r\nMessage-ID: <x@example.org>\r\n"
+        b"Date: Mon, 23 Nov 2026 09:42:00 +0000\r\nAuto-Submitted: auto-generated\r\nList-Id: <x.example.org>\r\nMIME-Version: 1.0\r\n"
+        b'Content-Type: multipart/alternative; boundary="b"\r\n\r\n--b\r\nContent-Type: text/plain\r\n\r\nx\r\n'
+        b"--b\r\nContent-Type: text/html\r\n\r\n<p>x</p>\r\n--b--\r\n"
+    )
+    if found := list(faults_of(good)):
+        raise SystemExit(f"FAILED: a good mail is taken for a bad one: {found}")
+    changes = [
+        (b"Subject: x", b"Subject: x\r\nBcc: evil@example.org"), (b"Subject: x", b"Subject: x\r\nSubject: y"), (b"\nx\r", b"\nx\ry\r"), (b"\nx\r", b"\n\xe9\r"),
+        (b"\nx\r", b"\n" + b"x" * 999 + b"\r"), (b"oncall@", b"evil@"), (b"text/html", b"text/plain"), (b"--b--", b""), (b"Subject: x", b"Subject: =?utf-8?q?a=0D=0AB?="),
+    ]
+    for before, after in changes:
+        if not list(faults_of(good.replace(before, after, 1))):
+            raise SystemExit(f"FAILED: {after[:60]!r} was not found: this check is blind")
+
+
 def run(relay, server):
     with tempfile.TemporaryDirectory() as home:
         home = pathlib.Path(home)
@@ -236,12 +252,7 @@ def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--relay", required=True, type=pathlib.Path)
     relay = options.parse_args().relay.resolve()
-    try:
-        import aiosmtpd  # noqa: F401
-    except ImportError:
-        target = tempfile.mkdtemp()
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--target", target, "aiosmtpd"], check=True)
-        sys.path.insert(0, target)
+    prove_sight()
     with tempfile.TemporaryDirectory() as home:
         pathlib.Path(home).chmod(0o755)
         with Postfix(pathlib.Path(home)) as postfix:

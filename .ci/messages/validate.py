@@ -6,8 +6,11 @@ MESSAGES is target/messages, SCRATCH takes what the other half (browser.mjs) nee
 sends real messages to servers here, which read them with libraries that are not ours.
 """
 
+import base64
+import copy
 import email
 import email.policy
+import email.utils
 import http.server
 import json
 import os
@@ -17,12 +20,16 @@ import subprocess
 import sys
 import threading
 from importlib.resources import files as package_files
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import jsonschema
 from aiosmtpd.controller import Controller
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from botocore.loaders import Loader
 from botocore.model import ServiceModel
+from botocore.serialize import create_serializer
 from botocore.validate import ParamValidator
 from google.apps.chat_v1 import Message as GoogleChatMessage
 from google.protobuf import json_format
@@ -146,10 +153,11 @@ TELEGRAM_TAG = re.compile(r"<(?:/?(?:b|i|u|s|code|pre|blockquote|a)|a href=\"([^
 def telegram(where, document):
     if document.get("parse_mode") != "HTML":
         return
-    left = TELEGRAM_TAG.sub("", document["text"])
+    text = document.get("text", "")
+    left = TELEGRAM_TAG.sub("", text)
     if re.search(r"[<>]|&(?!amp;|lt;|gt;|quot;)", left):
         problem(where, f"markup that Telegram does not take, or a value that was not escaped: {left[:200]!r}")
-    for match in TELEGRAM_TAG.finditer(document["text"]):
+    for match in TELEGRAM_TAG.finditer(text):
         url = match.group(1)
         if url is not None and not is_own_link(url.replace("&amp;", "&")):
             problem(where, f"links to {url!r}")
@@ -180,16 +188,6 @@ RULES = {
     "ntfy": links_only,
 }
 
-
-def ses(where, document):
-    """The request body of SESv2's SendEmail, by Amazon's own service model."""
-    service = ServiceModel(Loader().load_service_model("sesv2", "service-2"))
-    report = ParamValidator().validate(document, service.operation_model("SendEmail").input_shape)
-    if report.has_errors():
-        problem(where, f"botocore: {report.generate_report()}")
-
-
-RULES["email-ses"] = ses
 
 SCHEMAS = {path.stem: jsonschema.Draft202012Validator(json.loads(path.read_text())) for path in (HERE / "schemas").glob("*.json")}
 SCHEMAS["slack-bot"] = SCHEMAS["slack"]
@@ -259,10 +257,123 @@ def read_mail(where, raw):
 
 
 def judge_mails(directory, scratch):
-    mails = [read_mail(f"{directory.name}/{path.name}", path.read_bytes()) for path in sorted(directory.glob("*.eml"))]
+    """By their names."""
+    mails = {path.stem: read_mail(f"{directory.name}/{path.name}", path.read_bytes()) for path in sorted(directory.glob("*.eml"))}
     # The browser judges the HTML of these.
-    (scratch / "mails.json").write_text(json.dumps(mails))
-    return len(mails)
+    (scratch / "mails.json").write_text(json.dumps(list(mails.values())))
+    return mails
+
+
+# ---- Mail by HTTP APIs -----------------------------------------------------------------------------------------------
+#
+# mail_api.mjs has the services' own clients. Here: limits, Amazon's library, and that a request says what the mail of the same
+# name says that goes by SMTP, whose HTML the browser judges.
+
+SES_SEND = ServiceModel(Loader().load_service_model("sesv2", "service-2")).operation_model("SendEmail")
+# As tests/messages/requests.rs has them.
+SES_KEYS = Credentials("AKIDEXAMPLE", "SG.not-a-real-key", "TOKEN/EXAMPLE==")
+SENDER = ("Halo: relay", "halo-relay@example.org")
+RECIPIENTS = [("", "compliance@example.org"), ("On call, team 2", "oncall@example.org")]
+
+
+def people(*lists):
+    """Names and addresses as RFC 5322 reads them."""
+    return email.utils.getaddresses(lists)
+
+
+def sendgrid(_where, request):
+    body = json.loads(request["body"])
+    person = lambda person: (person.get("name", ""), person["email"])
+    parts = {part["type"]: part["value"] for part in body["content"]}
+    to = [person(one) for one in body["personalizations"][0]["to"]]
+    return body, [person(body["from"])], to, body["subject"], parts.get("text/plain"), parts.get("text/html")
+
+
+def postmark(_where, request):
+    body = json.loads(request["body"])
+    return body, people(body["From"]), people(body["To"]), body["Subject"], body.get("TextBody"), body.get("HtmlBody")
+
+
+def resend(_where, request):
+    body = json.loads(request["body"])
+    return body, people(body["from"]), people(*body["to"]), body["subject"], body.get("text"), body.get("html")
+
+
+def mailgun(_where, request):
+    form = parse_qs(request["body"], keep_blank_values=True, strict_parsing=True, errors="strict")
+    one = lambda name: form.get(name, [None])[0]
+    return form, people(one("from")), people(*form["to"]), one("subject"), one("text"), one("html")
+
+
+def ses(where, request):
+    body = json.loads(request["body"])
+    report = ParamValidator().validate(body, SES_SEND.input_shape)
+    if report.has_errors():
+        problem(where, f"botocore: {report.generate_report()}")
+        return None
+    mail = base64.b64decode(body["Content"]["Raw"]["Data"], validate=True)
+    given = copy.deepcopy(body)
+    given["Content"]["Raw"]["Data"] = mail
+    theirs = create_serializer("rest-json").serialize_to_request(given, SES_SEND)
+    if (theirs["method"], theirs["url_path"], json.loads(theirs["body"])) != (request["method"], request["target"], body):
+        problem(where, f"botocore sends {theirs['method']} {theirs['url_path']} {theirs['body'][:200]!r}")
+    judge_ses_signature(where, request)
+    to = [("", address) for address in body["Destination"]["ToAddresses"]]
+    if to != [("", address) for _, address in RECIPIENTS]:
+        problem(where, f"goes to {to}")
+    read = read_mail(where, mail)
+    message = email.message_from_bytes(mail, policy=email.policy.default)
+    person = lambda name: [(address.display_name, address.addr_spec) for address in message[name].addresses]
+    return body, person("from"), person("to"), read["subject"], read["text"], read["html"]
+
+
+def judge_ses_signature(where, request):
+    """Amazon's library signs what the relay says that it signed, at the relay's time."""
+    headers, authorization = request["headers"], request["headers"]["authorization"]
+    signed = re.search(r"SignedHeaders=([a-z0-9;-]+)", authorization).group(1).split(";")
+    if not {"host", "x-amz-date", "x-amz-security-token"} <= set(signed):
+        problem(where, f"only {signed} are signed")
+    theirs = AWSRequest(method=request["method"], url=f"http://{headers['host']}{request['target']}", data=request["body"].encode())
+    for name in signed:
+        theirs.headers[name] = headers[name]
+    theirs.context["timestamp"] = headers["x-amz-date"]
+    auth = SigV4Auth(SES_KEYS, "ses", "eu-west-1")
+    signature = auth.signature(auth.string_to_sign(theirs, auth.canonical_request(theirs)), theirs)
+    if authorization != f"AWS4-HMAC-SHA256 Credential={auth.scope(theirs)}, SignedHeaders={';'.join(signed)}, Signature={signature}":
+        problem(where, f"signed as {authorization}, by botocore as {signature}")
+
+
+MAIL_APIS = {"email-mailgun": mailgun, "email-postmark": postmark, "email-resend": resend, "email-sendgrid": sendgrid, "email-ses": ses}
+
+
+def judge_request(service, where, request, mail):
+    """`mail`: of the same message by SMTP, as `read_mail` gives it."""
+    try:
+        read = MAIL_APIS[service](where, request)
+    except (KeyError, ValueError) as error:
+        problem(where, f"cannot be read: {error!r}")
+        return
+    if read is None:
+        return
+    document, sender, to, *texts = read
+    if service != "email-ses":
+        for error in SCHEMAS[service].iter_errors(document):
+            problem(where, f"schema: /{'/'.join(map(str, error.absolute_path))}: {error.message[:200]}")
+    if sender != [SENDER] or to != RECIPIENTS:
+        problem(where, f"from {sender} to {to}")
+    # Mail ends with a line's end, whatever its text does.
+    plain = lambda text: text and text.replace("\r\n", "\n").rstrip("\n")
+    for name, text in zip(("subject", "text", "html"), texts):
+        if plain(text) != plain(mail[name]):
+            problem(where, f"another {name} than by SMTP: {text!r:.200} for {mail[name]!r:.200}")
+
+
+def judge_requests(directory, mails):
+    count = 0
+    for path in sorted(directory.glob("*.json")):
+        judge_request(directory.name, f"{directory.name}/{path.name}", json.loads(path.read_text()), mails[path.stem])
+        count += 1
+    return count
 
 
 # ---- What the relay really sends -------------------------------------------------------------------------------------
@@ -373,6 +484,108 @@ def must_find(what, judge):
     del problems[before:]
 
 
+EVIL = "https://evil.example/"
+FIELD = {"title": "x", "value": "x"}
+CARD_V2 = {"cardId": "x", "card": {"header": {"title": "x"}}}
+BUTTON = {"buttonList": {"buttons": [{"text": "x", "onClick": {"openLink": {"url": EVIL}}}]}}
+
+# For each a good message, and changes that each make it a bad one.
+BAD_PRESETS = {
+    "webhook": (
+        {
+            "type": "website-cert-expiring", "shape": "event", "timestamp": "2026-11-23T09:41:00Z", "data": {}, "severity": "high", "headline": "x", "rule": "x",
+            "link": None, "runbook": None, "late": None, "delay": None, "detour": None, "delivery": {"id": "hr_1", "code": "x", "may_repeat": False}, "test": False,
+        },
+        [{"shape": "other"}, {"severity": "worst"}, {"link": EVIL}, {"timestamp": "now"}, {"test": "no"}, {"delivery": {}}, {"shape": "digest"}, {"detour": {"from": "x"}}],
+    ),
+    "discord": (
+        {"content": "x", "allowed_mentions": {"parse": []}},
+        [
+            {"allowed_mentions": {"parse": ["everyone"]}}, {"content": "x" * 2_001}, {"content": ""}, {"tts": True}, {"embeds": [{"title": "x" * 257}]},
+            {"embeds": [{"title": "x"}] * 11}, {"embeds": [{"url": EVIL}]}, {"embeds": [{"description": "x" * 4_096}] * 2}, {"embeds": [{"fields": [{"name": "", "value": "x"}]}]},
+        ],
+    ),
+    "google_chat": (
+        {"text": "x", "cardsV2": [CARD_V2]},
+        [
+            {"texts": "x"}, {"text": 1}, {"text": "x" * 32_001}, {"cardsV2": [{"cardId": "x", "card": {"head": {}}}]},
+            {"cardsV2": [{"cardId": "x", "card": {"sections": [{"widgets": [{"nonsense": {}}]}]}}]}, {"cardsV2": [{"cardId": "x", "card": {"sections": [{"widgets": [BUTTON]}]}}]},
+        ],
+    ),
+    "telegram": (
+        {"text": 'x <b>x</b> &lt; <a href="https://app.halosecurity.com/?a=1&amp;b=2">x</a>', "parse_mode": "HTML"},
+        [
+            {"text": ""}, {"text": "x" * 4_097}, {"text": "<script>x"}, {"text": "a < b"}, {"text": "a & b"}, {"text": "&nbsp;"}, {"text": "<img src='x'>"}, {"parse_mode": "MarkdownV2"},
+            {"text": f'<a href="{EVIL}">x</a>'}, {"text": '<a href="tg://user?id=1">x</a>'}, {"link_preview_options": {"is_disabled": False}}, {"reply_markup": {}},
+        ],
+    ),
+    "mattermost": (
+        {"text": "x", "attachments": [{"fallback": "x", "color": "#ff0000", "title": "x", "fields": [FIELD]}]},
+        [
+            {"text": ""}, {"text": "x" * 16_384}, {"blocks": []}, {"attachments": [{"color": "red"}]}, {"attachments": [{"title_link": EVIL}]}, {"attachments": [{"actions": []}]},
+            {"attachments": [{"fields": [{"title": "x"}]}]},
+        ],
+    ),
+    "rocket_chat": (
+        {"text": "x", "attachments": [{"color": "#ff0000", "title": "x", "fields": [FIELD]}]},
+        [
+            {"text": ""}, {"text": "x" * 5_001}, {"parseUrls": True}, {"attachments": [{"color": "red"}]}, {"attachments": [{"title_link": EVIL}]}, {"attachments": [{"image_url": "x"}]},
+            {"attachments": [{"fields": [{"value": "x"}]}]}, {"blocks": []},
+        ],
+    ),
+    "zulip": (
+        {"type": "stream", "to": "x", "topic": "x", "content": "x"},
+        [{"topic": ""}, {"topic": "x" * 61}, {"content": ""}, {"content": "x" * 10_001}, {"type": "private"}, {"to": 1}, {"read_by_sender": True}],
+    ),
+    "pagerduty": (
+        {"event_action": "trigger", "dedup_key": "x", "payload": {"summary": "x", "source": "x", "severity": "error"}},
+        [
+            {"event_action": "open"}, {"dedup_key": "x" * 256}, {"payload": {"summary": "x", "source": "x", "severity": "high"}}, {"payload": {"summary": "x" * 1_025, "source": "x", "severity": "error"}},
+            {"payload": {"summary": "x", "severity": "error"}}, {"links": [{"href": EVIL}]}, {"links": [{"text": "x"}]}, {"client_url": EVIL}, {"images": [{"src": "x"}]}, {"service": "x"},
+        ],
+    ),
+    "opsgenie": (
+        {"message": "x", "alias": "x", "priority": "P1", "details": {"x": "x"}, "tags": ["x"]},
+        [
+            {"message": ""}, {"message": "x" * 131}, {"alias": "x" * 513}, {"priority": "high"}, {"details": {"x": 1}}, {"tags": ["x"] * 21}, {"tags": ["x" * 51]},
+            {"description": "x" * 15_001}, {"visibleTo": []},
+        ],
+    ),
+    "ntfy": (
+        {"topic": "x", "message": "x", "title": "x", "priority": 4, "tags": ["x"], "click": "https://app.halosecurity.com/"},
+        [
+            {"message": ""}, {"message": "x" * 4_097}, {"priority": 6}, {"priority": "high"}, {"tags": "x"}, {"click": EVIL}, {"markdown": True}, {"attach": "x"},
+            {"actions": [{"action": "http", "label": "x", "url": "https://app.halosecurity.com/"}]}, {"actions": [{"action": "view", "label": "x", "url": EVIL}]},
+        ],
+    ),
+}
+
+# For each service texts of a request's body, and what to put in their place.
+BAD_BODIES = {
+    "email-mailgun": [("subject=", "subject=x&subject="), ("o%3Atracking=no", "o%3Atracking=yes"), ("&text=", "&texts="), ("compliance%40", "evil%40"), ("h%3AAuto-Submitted=auto-generated", "h%3AAuto-Submitted=a%0D%0ABcc%3A+evil")],
+    "email-postmark": [('"TrackOpens":false', '"TrackOpens":true'), ('"X-PM-KeepID"', '"X-PM-Keep"'), ('\\"On call, team 2\\" ', "On call, team 2 "), ('"TextBody":"', '"TextBody":"x'), ('"auto-generated"', '"a\\r\\nBcc: evil"')],
+    "email-resend": [('"subject":"', '"subject":"a\\r\\nBcc: evil'), ("compliance@", "evil@"), ('"html":"', '"html":"x'), ('"text":', '"test":')],
+    "email-sendgrid": [('"enable_text":false', '"enable_text":true'), ('"Auto-Submitted"', '"Reply-To"'), ('"type":"text/plain"', '"type":"text/html"'), ("compliance@", "evil@"), ('"value":"', '"value":"x')],
+    "email-ses": [('"Raw":', '"Row":'), ('"Data":"', '"Date":"'), ("oncall@", "evil@"), ('"Destination"', '"Destinations"')],
+}
+
+
+def judge_request_judges(messages, mails):
+    name = "issue-add.single"
+    for service, changes in BAD_BODIES.items():
+        good = json.loads((messages / service / f"{name}.json").read_text())
+        for before, after in changes:
+            if before not in good["body"]:
+                sys.exit(f"{service}: no {before} to change: this check cannot show that it sees")
+            bad = good | {"body": good["body"].replace(before, after, 1)}
+            must_find(f"{service}: {after}", lambda: judge_request(service, "bad", bad, mails[name]))
+    if set(BAD_BODIES) != set(MAIL_APIS):
+        sys.exit("BAD_BODIES does not have all services")
+    # What is well-formed and yet another than was signed.
+    for change in ({"body": good["body"] + " "}, {"target": "/v2/email"}, {"headers": good["headers"] | {"x-amz-date": "20261123T094201Z"}}):
+        must_find(f"email-ses: {change}"[:100], lambda: judge_request("email-ses", "bad", good | change, mails[name]))
+
+
 def judge_judges():
     good = {"text": "x", "unfurl_links": False, "unfurl_media": False}
     text = {"type": "plain_text", "text": "x"}
@@ -408,6 +621,18 @@ def judge_judges():
     ]
     for document in bad_teams:
         must_find(f"Teams: {json.dumps(document)[:100]}", lambda: judge_document("teams", "bad", document))
+    for channel, (good, changes) in BAD_PRESETS.items():
+        judge_document(channel, "good", good)
+        if problems:
+            sys.exit(f"a good message is taken for a bad one: {problems}")
+        for change in changes:
+            must_find(f"{channel}: {json.dumps(change)[:100]}", lambda: judge_document(channel, "bad", {**good, **change}))
+        for name in sorted(set(SCHEMAS[channel].schema.get("required", ())) if channel in SCHEMAS else ()):
+            without = {member: value for member, value in good.items() if member != name}
+            must_find(f"{channel}: no {name}", lambda: judge_document(channel, "bad", without))
+    without_rules = set(RULES) - set(BAD_PRESETS) - {"slack", "slack-bot", "teams"}
+    if without_rules:
+        sys.exit(f"nothing shows that the judges of {sorted(without_rules)} can see: add to BAD_PRESETS")
     mail = b"Date: Mon, 23 Nov 2026 09:42:00 +0000\r\nFrom: a@b.c\r\nTo: a@b.c\r\nSubject: x\r\nMessage-ID: <hr_1@b.c>\r\nMIME-Version: 1.0\r\nAuto-Submitted: auto-generated\r\n"
     for rest in (b"Bcc: x@evil.example\r\n\r\nx\r\n", b"\r\nx\n.\nx\r\n", b"\r\nhttps://evil.example\r\n", b"Subject: y\r\n\r\nx\r\n"):
         must_find(f"mail: {rest!r}", lambda: read_mail("bad", mail + rest))
@@ -421,7 +646,7 @@ def judge_judges():
 def judge_completeness(messages):
     """Every channel that has templates has messages, and every channel has the same ones."""
     there = {path.name for path in messages.iterdir()}
-    expected = {path.name for path in (HERE.parent.parent / "templates").iterdir() if path.is_dir()} | {"slack-bot"}
+    expected = {path.name for path in (HERE.parent.parent / "templates").iterdir() if path.is_dir()} | {"slack-bot"} | set(MAIL_APIS)
     for channel in sorted(expected - there):
         problem(channel, "has templates, but tests/messages writes no message of it: add it to `destinations()` there")
     stems = {channel: {path.stem for path in (messages / channel).iterdir()} for channel in there}
@@ -439,8 +664,13 @@ def main():
     os.environ.pop("HALO_RELAY_CONFIG", None)
     judge_judges()
     judge_completeness(messages)
+    mails = judge_mails(messages / "email", scratch)
+    judge_request_judges(messages, mails)
     for directory in sorted(messages.iterdir()):
-        count = judge_mails(directory, scratch) if directory.name == "email" else judge_json(directory)
+        if directory.name == "email":
+            count = len(mails)
+        else:
+            count = judge_requests(directory, mails) if directory.name in MAIL_APIS else judge_json(directory)
         print(f"{directory.name}: {count} messages")
     print(f"sent for real: {judge_wire(relay.resolve(), scratch)} messages")
     for line in problems[:60]:

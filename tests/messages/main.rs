@@ -3,12 +3,15 @@
 //! 1. They are kept in `tests/data/messages`, a file for each channel and shape, a line for each key, so that a changed word
 //!    shows as changed lines. `UPDATE_MESSAGES=1 cargo test --test messages` writes them anew; then read the diff as those
 //!    would who get the messages.
-//! 2. They are written as they would go on the wire to `target/messages/CHANNEL/KEY.SHAPE.json` (mail: `.eml`), hostile
-//!    ones too, for tools that are not ours: `.ci/messages/run` judges them there.
+//! 2. They are written as they would go on the wire to `target/messages/CHANNEL/KEY.SHAPE.json` (mail: `.eml`; the requests to
+//!    mail services: `email-SERVICE`), hostile ones too, for tools that are not ours: `.ci/messages/run` judges them there.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it does not expect")]
 
+#[path = "../support/http.rs"]
+mod http;
 mod kept;
+mod requests;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -193,11 +196,12 @@ fn hostile_cases(number: usize, hostile: &str) -> Vec<Case> {
     ]
 }
 
-#[test]
-fn every_message_is_as_it_was() {
+#[tokio::test]
+async fn every_message_is_as_it_was() {
     let renderer = Renderer::builtin();
     let (cases, wire) = (cases(), wire_directory());
     let mut seen: BTreeMap<String, Vec<(String, Value)>> = BTreeMap::new();
+    let mut mails = Vec::new();
     for (name, settings) in destinations() {
         let channel = settings.channel();
         for case in &cases {
@@ -208,12 +212,16 @@ fn every_message_is_as_it_was() {
                 content.unwrap_or_else(|error| panic!("{name}: {}.{}: {error}", case.name, case.shape))
             };
             let kept = kept::document(&settings, &content);
+            if matches!(content, Content::Mail { .. }) {
+                mails.push((format!("{}.{}", case.name, case.shape), content.clone()));
+            }
             write_wire(&wire, name, &settings, case, content);
             if case.kept && name == channel.name() {
                 seen.entry(format!("{name}.{}.txt", case.shape)).or_default().push((case.name.clone(), kept));
             }
         }
     }
+    requests::write(&wire, &mails, Timestamp::from_api(RECEIVED).unwrap()).await;
     kept::compare(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/messages"), &seen);
 }
 
