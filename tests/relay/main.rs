@@ -18,6 +18,7 @@ mod ledger;
 mod limits;
 mod operators;
 mod outage;
+mod plain;
 mod polling;
 mod reload;
 mod retry;

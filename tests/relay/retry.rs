@@ -142,25 +142,3 @@ async fn content_that_is_refused_twice_makes_a_dead_letter_that_can_be_sent_agai
     assert_eq!(scene.cli_ok(&["dead", "list"]).await, "no dead letters\n");
     relay.stop().await;
 }
-
-#[tokio::test]
-async fn refused_content_goes_out_plain() {
-    let mut troubled = FakeHttp::start(Reply::text(200, "ok")).await;
-    let mut fine = FakeHttp::start(Reply::text(200, "ok")).await;
-    troubled.then(Reply::text(400, "invalid_blocks"));
-    let scene = Scene::new(&rules(&troubled, &fine));
-    let relay = scene.start().await;
-    relay.accept(&event(1, "issue-add")).await;
-    let full = troubled.request().await.json();
-    let plain = troubled.request().await.json();
-    fine.request().await;
-    assert!(plain.to_string().len() < full.to_string().len(), "{plain:#}");
-    assert!(plain.to_string().contains("host-1.example.org"), "{plain:#}");
-    relay.idle().await;
-    let metrics = relay.get("/metrics").await;
-    assert!(
-        metrics.contains("halo_relay_plain_messages_total{destination=\"troubled\",cause=\"refused\"} 1"),
-        "{metrics}"
-    );
-    relay.stop().await;
-}

@@ -38,6 +38,8 @@ pub(crate) enum Protection {
 pub(crate) enum Act {
     /// Says this, one or more lines without the last CRLF. A refusal has its usual effect.
     Say(&'static str),
+    /// Says this to the first such command of all connections, and has nothing against later ones.
+    SayFirst(&'static str),
     /// Says nothing and waits.
     Silence,
     /// Says `2`, then one byte now and then, never the end of the line.
@@ -404,14 +406,22 @@ impl<S: Wire> Talk<'_, S> {
     }
 
     fn act(&self, command: &str) -> Option<Act> {
-        self.server.options.on.iter().find(|(start, _)| command.starts_with(start)).map(|(_, act)| *act)
+        let act = self.server.options.on.iter().find(|(start, _)| command.starts_with(start));
+        act.map(|(start, act)| (start, *act)).and_then(|(start, act)| match act {
+            Act::SayFirst(reply) => {
+                let log = self.server.log.lock().unwrap();
+                let count = log.commands.iter().filter(|line| line.to_ascii_uppercase().starts_with(start)).count();
+                (count == 1).then_some(Act::Say(reply))
+            }
+            act => Some(act),
+        })
     }
 
     /// Whether the script lets this command have its usual effect.
     fn accepts(&self, command: &str) -> bool {
         match self.act(command) {
             None => true,
-            Some(Act::Say(reply)) => reply.starts_with(['2', '3']),
+            Some(Act::Say(reply) | Act::SayFirst(reply)) => reply.starts_with(['2', '3']),
             // A server that falls silent or dies after a message may well have taken it.
             Some(Act::Silence | Act::Drip | Act::Close | Act::Reset) => command == ".",
         }
@@ -421,7 +431,7 @@ impl<S: Wire> Talk<'_, S> {
     async fn perform(&mut self, command: &str, usual: &str) -> io::Result<bool> {
         match self.act(command) {
             None => self.say(usual).await,
-            Some(Act::Say(reply)) => self.say(reply).await,
+            Some(Act::Say(reply) | Act::SayFirst(reply)) => self.say(reply).await,
             Some(Act::Silence) => std::future::pending().await,
             Some(Act::Drip) => {
                 let mut drips = tokio::time::interval(DRIP);
