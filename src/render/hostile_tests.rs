@@ -532,7 +532,7 @@ fn templates_that_are_refused() {
         ("slack/a.hbs", "{\n\"text\": \"x\",\n}".to_owned(), "slack/a.hbs:3:1: the result is not JSON: trailing comma"),
         ("slack/a.hbs", "{\n\"text\": \"x\", \"channel\": \"{{event.target}}\"}".to_owned(), "slack/a.hbs:2:14: `channel` takes no value here, only literal text (it is at /channel of the rendered message)"),
         ("slack/a.hbs", "{\"text\": \"x\", \"blocks\": [{\"type\": \"{{event.key}}\"}]}".to_owned(), "slack/a.hbs:1:27: `type` takes no value here"),
-        ("slack/a.hbs", "{\"text\": \"x\", \"{{event.key}}\": 1}".to_owned(), "slack/a.hbs:1:1: a value cannot name a member"),
+        ("slack/a.hbs", "{\"text\": \"x\", \"{{event.key}}\": 1}".to_owned(), "slack/a.hbs:1:15: a value cannot name a member"),
         ("slack/a.hbs", slack("<{{event.url}}|x> <{{event.target}}|y>"), "slack/a.hbs:1:2: inside <…> a value may only be {{link.url}}, {{runbook}} or {{slack}} of `mentions`, alone, or a label"),
         ("slack/a.hbs", "{\"text\": \"x\", \"blocks\": [{\"type\": \"rich_text\", \"elements\": [{\"type\": \"user\", \"user_id\": \"{{event.fields.user}}\"}]}]}".to_owned(), "slack/a.hbs:1:78: `user_id` takes no value here"),
         ("slack/a.hbs", "{\"text\": \"x\", \"blocks\": [{\"type\": \"markdown\", \"text\": \"{{headline}}\"}]}".to_owned(), "slack/a.hbs:1:2: `text` takes no value here"),

@@ -380,6 +380,9 @@ pub(super) fn resolve(document: &mut Value, rule: &Rule<'_>) -> Result<(), Refus
     resolve_at(document, "", &Object::default(), &mut Vec::new(), rule)
 }
 
+/// The member has no name to find it by.
+pub(super) const NAMES_A_MEMBER: &str = "a value cannot name a member";
+
 fn resolve_at<'v>(
     value: &'v mut Value,
     key: &str,
@@ -403,7 +406,7 @@ fn resolve_at<'v>(
         Value::Object(members) => {
             if members.keys().any(|name| has_mark(name)) {
                 if members.keys().any(|name| name.contains(OPEN)) {
-                    return Err(refused(path, "a value cannot name a member".to_owned()));
+                    return Err(refused(path, NAMES_A_MEMBER.to_owned()));
                 }
                 *members = std::mem::take(members).into_iter().map(|(name, member)| (decode(&name), member)).collect();
             }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::preset::Service;
+use super::taint::NAMES_A_MEMBER;
 use super::template::Facts;
 use super::{
     Audience, Circumstances, Context, Detour, Digest, DigestKind, Format, Notice, Place, RenderError, Renderer, Shape,
@@ -199,14 +200,28 @@ pub(super) fn located(source: &Source, error: &RenderError) -> TemplateError {
         Place::Line { line, column } => (*line, *column),
         Place::Whole => (1, 1),
         Place::Rendered { line } => (source.text.lines().count().min(*line).max(1), 1),
+        Place::Pointer(_) if error.message == NAMES_A_MEMBER => place_of_name_with_value(&source.text),
         Place::Pointer(pointer) => place_of_member(&source.text, pointer),
     };
     let rendered = match &error.place {
+        Place::Pointer(pointer) if pointer.is_empty() => None,
         Place::Pointer(pointer) => Some(format!("it is at {pointer} of the rendered message")),
         Place::Rendered { line } => Some(format!("in line {line} of the rendered text")),
         Place::Whole | Place::Line { .. } => None,
     };
     source.error(line, column, error.message.clone(), rendered)
+}
+
+/// The first text in quotes that has a value in it and a colon after it.
+fn place_of_name_with_value(text: &str) -> (usize, usize) {
+    let found = text.lines().zip(1..).find_map(|(line, number)| {
+        let parts: Vec<&str> = line.split('"').collect();
+        let is_name = |pair: &[&str]| pair[0].contains("{{") && pair[1].trim_start().starts_with(':');
+        let name = parts.windows(2).position(is_name)?;
+        let before: usize = parts[..name].iter().map(|part| part.chars().count() + 1).sum();
+        Some((number, before.max(1)))
+    });
+    found.unwrap_or((1, 1))
 }
 
 /// The line and column of the member that a pointer ends in: where it has a value, else where it is first named.
