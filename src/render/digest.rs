@@ -13,6 +13,7 @@
 //! | `more_targets` | how many targets are not listed |
 //! | `events` | the first of them, of `{line, title, key, target, deadline, when, link}`; `link.url` is null unless it is the vendor's |
 //! | `left_out` | how many events have no line |
+//! | `topic` | what they have in common, without anything that counts: `SSL certificate expiring · www.example.org`; of several kinds the rule's name |
 //! | `why` | why they share a message: `gathered by rule certificates` |
 //! | `rest` | where all of them are: `halo-relay explain 7F3K lists all 37` |
 //!
@@ -175,6 +176,13 @@ pub(super) fn told(digest: &Digest, about: &Circumstances<'_>) -> Told {
     let (title, headline) = headline(digest, about, &kinds, &span.short());
     let facts = facts(digest, hosts, &kinds, &span, &why);
     let one_target = digest.targets.len() == 1 && digest.more_targets == 0;
+    let topic = match kinds.as_slice() {
+        [(title, _)] => title.clone(),
+        _ => one(&rule),
+    };
+    let place = digest.targets.first().filter(|_| one_target);
+    let place = place.and_then(|(target, _)| Target::named(target, hosts).in_short());
+    let topic = [topic].into_iter().chain(place).collect::<Vec<_>>().join(" · ");
     let data = json!({
         "kind": digest.kind.name(),
         "count": digest.count,
@@ -190,6 +198,7 @@ pub(super) fn told(digest: &Digest, about: &Circumstances<'_>) -> Told {
         "more_targets": digest.more_targets,
         "events": digest.listed().map(|event| listed(event, digest, about, kinds.len() > 1, one_target)).collect::<Vec<_>>(),
         "left_out": digest.left_out(),
+        "topic": topic,
         "why": why,
         "rest": format!("halo-relay explain {} lists all {}", about.code, digest.count),
     });

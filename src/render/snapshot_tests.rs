@@ -229,6 +229,35 @@ pub(super) fn presets() -> impl Iterator<Item = Channel> {
     crate::preset::names().map(|name| Channel::Http(PresetName::new(name)))
 }
 
+/// Gmail groups by the subject too.
+#[test]
+fn mails_of_a_thread_have_one_subject() {
+    let renderer = Renderer::builtin();
+    let subject = |context: &Context| match renderer.render(Channel::Email, DEFAULT, context).unwrap() {
+        Content::Mail { subject, .. } => subject,
+        Content::Json(document) => panic!("no mail: {document}"),
+    };
+    let several = |keys: &[&str], targets: &[&str], count| {
+        let digest = digest(DigestKind::Batch, keys, targets, count);
+        subject(&about(|about| about.thread = Some("t"), |about| Context::digest(&digest, about)))
+    };
+    let one = |thread| {
+        subject(&context(&sample("website-cert-expiring"), |about| {
+            about.thread = thread;
+            about.now = about.received.plus(Duration::from_hours(48));
+        }))
+    };
+    assert_eq!(one(None), "HIGH · SSL certificate expiring · www.example.org · 5 days");
+    assert_eq!(one(Some("t")), "HIGH · SSL certificate expiring · www.example.org");
+    let (kind, kinds) = (["website-cert-expiring"], ["website-cert-expiring", "issue-add"]);
+    assert_eq!(several(&kind, &TARGETS[..1], 3), one(Some("t")), "as a single one");
+    assert_eq!(several(&kind, &TARGETS, 30), "HIGH · SSL certificate expiring");
+    assert_eq!(several(&kinds, &TARGETS[..1], 3), "HIGH · certificates · www.example.org");
+    assert_eq!(several(&kinds, &TARGETS, 3), "HIGH · certificates");
+    let bare = Event::from_value(json!({"event_id": "id1", "key": "k"})).unwrap();
+    assert_eq!(subject(&context(&bare, |about| about.thread = Some("t"))), "HIGH · K");
+}
+
 #[test]
 fn every_known_key_renders_everywhere() {
     let renderer = Renderer::builtin();

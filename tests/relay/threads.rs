@@ -1,10 +1,11 @@
-//! Messages of one target in one Slack thread, also over a kill, and when the thread is gone.
+//! Messages of one target in one Slack thread, also over a kill, and when the thread is gone; and mails that belong together.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::http::{FakeHttp, Reply, Request};
+use crate::smtp::{FakeSmtp, Mail, Options, Protection};
 use crate::support::{Scene, event, slack_id};
 
 fn rules(slack: &FakeHttp, channel: &str) -> String {
@@ -162,6 +163,49 @@ async fn a_handle_that_was_lost_costs_a_thread_and_no_message() {
     slack.then(posted(2));
     relay.accept(&about(2, "issue-add", "a.example.org")).await;
     assert_eq!(parent(&slack.request().await).as_deref(), Some("1700000001.000100"));
+    relay.idle().await;
+    relay.stop().await;
+}
+
+/// A mail's subject, and the root that it answers.
+fn subject_and_root(mail: &Mail) -> (String, Option<String>) {
+    let parsed = mail_parser::MessageParser::default().parse(&mail.data).unwrap();
+    let (references, answers) = (parsed.references().as_text(), parsed.in_reply_to().as_text());
+    assert_eq!(references, answers);
+    (parsed.subject().unwrap().to_owned(), references.map(str::to_owned))
+}
+
+#[tokio::test]
+async fn mails_of_a_target_have_one_root_and_one_subject() {
+    let mut server = FakeSmtp::start(Options::new(Protection::None)).await;
+    let scene = Scene::new(&format!(
+        "sources:
+  push: {{ type: webhook, listen: 127.0.0.1:0, path: /hooks/halo, token: {{ env: TOKEN }} }}
+destinations:
+  mail: {{ type: email, smtp: {{ host: 127.0.0.1, port: {}, tls: none }}, from: relay@example.org, to: [ops@example.org] }}
+admin: {{ listen: 127.0.0.1:0 }}
+rules:
+  - {{ name: together, when: {{ key: website-cert-expiring }}, severity: high, send: [mail], thread_by: [target] }}
+  - {{ name: alone, when: {{ key: '*' }}, send: [mail] }}
+unrouted: {{ drop: nothing else is expected }}
+",
+        server.port()
+    ));
+    let relay = scene.start().await;
+    let mut seen = Vec::new();
+    for (id, target, days) in [(1, "a.example.org", 7), (2, "a.example.org", 6), (3, "b.example.org", 6)] {
+        let mut record = about(id, "website-cert-expiring", target);
+        record["expires_in_days"] = days.into();
+        relay.accept(&record).await;
+        seen.push(subject_and_root(&server.mail().await));
+    }
+    assert_eq!(seen[0].0, "HIGH · SSL certificate expiring · a.example.org");
+    assert_eq!(seen[0], seen[1]);
+    let root = |at: usize| seen[at].1.as_deref().unwrap();
+    assert!(root(0).starts_with("thread-") && root(0).ends_with("@example.org"), "{}", root(0));
+    assert_ne!(root(0), root(2), "another target, another thread");
+    relay.accept(&about(4, "target-add", "a.example.org")).await;
+    assert_eq!(subject_and_root(&server.mail().await).1, None, "a rule without threads");
     relay.idle().await;
     relay.stop().await;
 }
