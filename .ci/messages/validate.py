@@ -39,7 +39,10 @@ from standardwebhooks import Webhook
 HERE = pathlib.Path(__file__).parent
 # The vendor's, and the runbooks' of the samples. Nothing else may ever be a link.
 LINK_HOSTS = {"app.halosecurity.com", "wiki.example.org"}
-KNOWN_SHAPES = {"single", "digest", "plain", "late", "test", "notice"}
+# Whom the samples of the shape `mention` call; nobody else, and no other sample anybody.
+SLACK_CALLS = "<!here> <!subteam^S0123ABCD>"
+TEAMS_CALLS = [{"type": "mention", "text": "<at>Ada Example</at>", "mentioned": {"id": "ada@example.org", "name": "Ada Example"}}]
+KNOWN_SHAPES = {"single", "digest", "plain", "late", "test", "notice", "mention"}
 HOSTILE_SHAPES = {"hostile", "hostile-late", "hostile-digest", "hostile-notice", "hostile-plain"}
 
 problems = []
@@ -66,6 +69,10 @@ def is_own_link(url):
     return parts.scheme == "https" and parts.hostname in LINK_HOSTS and not parts.username
 
 
+def is_mention(where):
+    return where.endswith(".mention.json")
+
+
 def check_links(where, document, members):
     """Addresses may stand in these members alone, and nowhere but at the vendor's and the runbooks' hosts."""
     for path, text in strings(document):
@@ -87,6 +94,11 @@ def slack(where, document):
     size = sum(len(text) for path, text in strings(blocks) if path.endswith(("/text", "/url")))
     if size > 13_000:
         problem(where, f"{size} characters in all blocks")
+    # Who is called stands in a section of its own, and in the text for phones.
+    calls = [text for _, text in strings(document) if re.search(r"<[!@#]", text)]
+    first_line = document["text"].split("\n")[0]
+    if sorted(calls) != (sorted([f"{first_line}\n{SLACK_CALLS}", SLACK_CALLS]) if is_mention(where) else []):
+        problem(where, f"calls {calls}")
     # Slack's own library as a second opinion.
     parsed = Block.parse_all(blocks)
     if len(parsed) != len(blocks) or None in parsed:
@@ -121,8 +133,14 @@ def teams(where, document):
     rest = {name: member for name, member in card.items() if name != "msteams"}
     for error in CARD_SCHEMA.iter_errors(rest):
         problem(where, f"Adaptive Card schema 1.4: /{'/'.join(map(str, error.absolute_path))}: {error.message[:200]}")
-    if set(card.get("msteams", {})) - {"width"}:
-        problem(where, "msteams has members that no sample asks for, such as entities")
+    if set(card.get("msteams", {})) - {"width", "entities"}:
+        problem(where, "msteams has members that no sample asks for")
+    if card.get("msteams", {}).get("entities", []) != (TEAMS_CALLS if is_mention(where) else []):
+        problem(where, f"calls {card['msteams'].get('entities')}")
+    # Values stand in TextRun; who is called stands in the one TextBlock that there may be.
+    marked = [element.get("text") for element in card.get("body", []) if element["type"] == "TextBlock"]
+    if marked != (["<at>Ada Example</at>"] if is_mention(where) else []):
+        problem(where, f"a TextBlock has {marked}")
 
 
 def discord(where, document):
@@ -599,6 +617,7 @@ def judge_judges():
         good | {"blocks": [{"type": "rich_text", "elements": [{"type": "rich_text_section", "elements": [{"type": "user", "user_id": "U1"}]}]}]},
         good | {"blocks": [{"type": "header", "text": text, "disabled": True}]},
         good | {"link_names": True},
+        good | {"text": f"x\n{SLACK_CALLS}"},
     ]
     for document in bad_slack:
         must_find(f"Slack: {json.dumps(document)[:100]}", lambda: judge_document("slack", "bad", document))
@@ -610,14 +629,18 @@ def judge_judges():
         attachment = {"contentType": "application/vnd.microsoft.card.adaptive", "contentUrl": None, "content": content}
         return {"type": "message", "attachments": [attachment]}
 
+    def run(**members):
+        return {"type": "RichTextBlock", "inlines": [{"type": "TextRun"} | members]}
+
     bad_teams = [
         card() | {"summary": "x"},
-        card(body=[{"type": "TextBlock"}]),
-        card(body=[{"type": "TextBlock", "text": "x", "color": "mauve"}]),
+        card(body=[{"type": "TextBlock", "text": "x"}]),
+        card(body=[run()]),
+        card(body=[run(text="x", color="mauve")]),
         card(body=[{"type": "Nonsense"}]),
-        card(body=[{"type": "TextBlock", "text": "x" * 28_000}]),
+        card(body=[run(text="x" * 28_000)]),
         card(actions=[{"type": "Action.OpenUrl", "title": "x", "url": "https://evil.example"}]),
-        card(msteams={"entities": []}),
+        card(msteams={"entities": TEAMS_CALLS}),
     ]
     for document in bad_teams:
         must_find(f"Teams: {json.dumps(document)[:100]}", lambda: judge_document("teams", "bad", document))

@@ -243,7 +243,8 @@ fn facts(digest: &Digest, hosts: &Hosts, kinds: &[(String, u64)], span: &Span, w
         let targets = targets.filter_map(|(target, count)| Some((Target::named(target, hosts).in_short()?, *count)));
         list.push(("Top targets", counted(targets, digest.more_targets)));
     }
-    if kinds.len() > 1 {
+    // Of kinds of which there is one each a list says little more than how many they are, which the headline does.
+    if kinds.len() > 1 && kinds.iter().any(|(_, count)| *count > 1) {
         list.push(("Kinds", counted(kinds.iter().cloned(), 0)));
     }
     list.push(("Received", span.long()));

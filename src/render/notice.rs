@@ -25,15 +25,18 @@ pub struct Notice<'a> {
     pub waiting: u64,
 }
 
-/// In the headline: with the longest name, and a test's mark, it fits Slack's 150 for a header block.
-const REASON_IN_HEADLINE_MAX: usize = 50;
+/// Slack takes 150 characters in a header block, of which two are an emoji's. With the longest name, and a test's mark, there
+/// are some fifty left for the reason.
+const HEADLINE_MAX: usize = 148;
 
 pub(super) fn told(notice: &Notice<'_>, about: &Circumstances<'_>) -> (Said, Value) {
     let name = clean(notice.destination.as_str(), NAME_MAX);
     let why = reason(notice.reason, FACT_MAX);
     let title = format!("{name} takes no messages");
-    let test = if about.test { "TEST · " } else { "" };
-    let because = if why.is_empty() { String::new() } else { format!(" · {}", shorten(&why, REASON_IN_HEADLINE_MAX)) };
+    let before = format!("{}NOTICE · {title}", if about.test { "TEST · " } else { "" });
+    let room = HEADLINE_MAX.saturating_sub(before.chars().count() + " · ".chars().count());
+    let short = shorten(&why, room);
+    let because = if why.is_empty() { String::new() } else { format!(" · {short}") };
     let waiting = match notice.waiting {
         0 => "no deliveries".to_owned(),
         1 => "1 delivery".to_owned(),
@@ -43,13 +46,14 @@ pub(super) fn told(notice: &Notice<'_>, about: &Circumstances<'_>) -> (Said, Val
         "mend {name} or its settings, then run: systemctl reload halo-relay. \
         Until then what was meant for it comes here; halo-relay status shows more."
     );
-    let facts = [("Reason", why.clone()), ("Waiting", waiting), ("What to do", remedy.clone())];
-    let facts = facts.into_iter().filter(|(_, value)| !value.is_empty());
+    // The headline says why, unless it had to cut it.
+    let waiting = if short == why { waiting } else { format!("{waiting}, because {name} says: {why}") };
+    let facts = [("Waiting", waiting), ("What to do", remedy.clone())];
     let said = Said {
         shape: Shape::Notice,
-        headline: format!("{test}NOTICE · {title}{because}"),
+        headline: before + &because,
         title,
-        facts: facts.map(|(label, value)| json!({"label": label, "value": value})).collect(),
+        facts: facts.into_iter().map(|(label, value)| json!({"label": label, "value": value})).collect(),
     };
     (said, json!({"destination": name, "reason": why, "waiting": notice.waiting, "remedy": remedy}))
 }

@@ -5,6 +5,9 @@
 //! backtick, `:emoji:`) become look-alikes. `plain_text` takes the same entities. Whether the text of a `rich_text` element
 //! is decoded once more is not documented; there `<` and `>` become `‹` and `›`, which is right either way.
 
+use std::net::Ipv6Addr;
+use std::ops::Range;
+
 use serde_json::{Value, json};
 
 use super::context::Context;
@@ -199,9 +202,16 @@ fn plain_text(pieces: &[Piece], emoji: bool) -> String {
     text
 }
 
+/// An emoji is an element of its own here, and as far as is known `:names:` in a text stay text
+/// (<https://github.com/stablyai/agent-slack/issues/90>). Slack's reference does not say so, hence the look-alikes all the
+/// same, but for IPv6 addresses: people copy those, and all that could ever show is a picture within an address.
 fn rich_text(pieces: &[Piece]) -> String {
     let letters = letters(pieces);
-    let colons = emoji_colons(&letters);
+    let mut colons = emoji_colons(&letters);
+    if !colons.is_empty() {
+        let addresses = ipv6_addresses(&letters);
+        colons.retain(|at| !addresses.iter().any(|address| address.contains(at)));
+    }
     let write = |(at, (letter, is_value)): (usize, Letter)| match letter {
         _ if !is_value => letter,
         '<' => '‹',
@@ -229,6 +239,21 @@ pub(super) fn emoji_colons(letters: &[Letter]) -> Vec<usize> {
             (letter, _) if !named(letter) => open = None,
             _ => {}
         }
+    }
+    found
+}
+
+/// Where whole IPv6 addresses stand, a network's without its length.
+fn ipv6_addresses(letters: &[Letter]) -> Vec<Range<usize>> {
+    let belongs = |letter: char| letter.is_alphanumeric() || matches!(letter, ':' | '.' | '_' | '+' | '-' | '\'' | '`');
+    let mut found = Vec::new();
+    let mut at = 0;
+    for word in letters.split(|(letter, _)| !belongs(*letter)) {
+        let text: String = word.iter().map(|(letter, _)| letter).collect();
+        if text.parse::<Ipv6Addr>().is_ok() {
+            found.push(at..at + word.len());
+        }
+        at += word.len() + 1;
     }
     found
 }
@@ -440,6 +465,28 @@ mod tests {
         assert_eq!(plain_text(&[value("<a> & :skull: *b*")], false), "&lt;a&gt; &amp; :skull: *b*");
         assert_eq!(plain_text(&[literal(":fire: "), value(":skull:")], true), ":fire: ∶skull∶");
         assert_eq!(rich_text(&[literal("<"), value("<a> & :skull: *b*")]), "<‹a› & ∶skull∶ *b*");
+    }
+
+    #[test]
+    fn an_ipv6_address_can_be_copied() {
+        let cases = [
+            ("2001:db8::1 · 7 days", "2001:db8::1 · 7 days"),
+            ("::ffff:192.0.2.1, (fe80::1) 2001:db8::/32", "::ffff:192.0.2.1, (fe80::1) 2001:db8::/32"),
+            // Nothing else is one.
+            (":1234:", "∶1234∶"),
+            (":bed: 2001:db8::1 :100:", "∶bed∶ 2001:db8::1 ∶100∶"),
+            ("2001:db8::1:skull:", "2001∶db8∶∶1∶skull∶"),
+            ("1:2:3:4:5:6:7", "1∶2∶3∶4∶5∶6∶7"),
+            ("x2001:db8::1", "x2001∶db8∶:1"),
+            ("2001:db8::1_:bed:", "2001∶db8∶∶1_∶bed∶"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(rich_text(&[value(text)]), expected, "{text}");
+        }
+        assert_eq!(rich_text(&[value("2001:db8"), literal("::1 "), value(":bed:")]), "2001:db8::1 ∶bed∶");
+        // Here names of emoji are read.
+        assert_eq!(mrkdwn(&[value("2001:db8:100::1")], &[]).as_deref(), Ok("2001∶db8∶100∶:1"));
+        assert_eq!(plain_text(&[value("2001:db8:100::1")], true), "2001∶db8∶100∶:1");
     }
 
     #[test]

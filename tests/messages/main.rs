@@ -21,7 +21,8 @@ use std::time::Duration;
 use halo_relay::deliver::{self, Settings, email, slack, teams, webhook};
 use halo_relay::model::delivery::Code;
 use halo_relay::model::{
-    Content, DeliveryId, DestinationName, Event, EventKey, Message, PresetName, RuleName, Secret, Severity, Timestamp,
+    Channel, Content, DeliveryId, DestinationName, Event, EventKey, Mention, Message, PresetName, RuleName, Secret,
+    Severity, Timestamp,
 };
 use halo_relay::render::{Audience, Circumstances, Context, DEFAULT, Detour, Digest, DigestKind, Notice, Renderer};
 use halo_relay::{catalogue, preset};
@@ -89,20 +90,20 @@ struct Odd<'a> {
     detour: Option<Detour<'a>>,
     test: bool,
     no_runbook: bool,
+    mentions: &'a [Mention],
 }
 
-/// Severities take turns, so that all are seen.
-fn told(number: usize, odd: Odd<'_>, of: impl FnOnce(&Circumstances<'_>) -> Context) -> Context {
+fn told(severity: Severity, odd: Odd<'_>, of: impl FnOnce(&Circumstances<'_>) -> Context) -> Context {
     let received = Timestamp::from_api(RECEIVED).unwrap();
     of(&Circumstances {
         delivery_id: &DeliveryId::new("a1b2c3", 1_234),
         code: Code::of_row(1_234),
-        severity: Severity::ALL[number % Severity::ALL.len()],
+        severity,
         rule: &RuleName::from("certificates"),
         runbook: (!odd.no_runbook).then_some("https://wiki.example.org/runbooks/certificates"),
         destination: &DestinationName::from("sec-slack"),
         audience: Audience::anyone(),
-        mentions: &[],
+        mentions: odd.mentions,
         thread: None,
         may_repeat: odd.late.is_some(),
         test: odd.test,
@@ -134,15 +135,15 @@ fn cases() -> Vec<Case> {
     let usual = Odd::default();
     let late = Odd { late: Some("sec-slack took no messages from 09:10 to 09:41: connection refused"), ..usual };
     let mut cases = Vec::new();
-    for (number, known) in catalogue::all().iter().enumerate() {
+    for known in catalogue::all() {
         let event = sample(known.key);
         let several = digest(DigestKind::Batch, &[known.key; 4], 3);
-        let one = |odd| told(number, odd, |about| Context::new(&event, about));
+        let one = |odd| told(known.severity, odd, |about| Context::new(&event, about));
         let mut add = |shape, plain, context| {
             cases.push(Case { name: known.key.to_owned(), shape, context, plain, kept: true });
         };
         add("single", false, one(usual));
-        add("digest", false, told(number, usual, |about| Context::digest(&several, about)));
+        add("digest", false, told(known.severity, usual, |about| Context::digest(&several, about)));
         add("plain", true, one(usual));
         add("late", false, one(late));
         add("test", false, one(Odd { test: true, ..usual }));
@@ -162,17 +163,29 @@ fn other_cases() -> Vec<Case> {
     let bare = Event::from_value(json!({"event_id": "id1", "key": "k"})).unwrap();
     let (usual, no_runbook) = (Odd::default(), Odd { no_runbook: true, ..Odd::default() });
     let of = |name: &str, shape, context| Case { name: name.to_owned(), shape, context, plain: false, kept: true };
-    let one = |odd, event: &Event| told(3, odd, |about| Context::new(event, about));
+    let one = |odd, event: &Event| told(Severity::High, odd, |about| Context::new(event, about));
     vec![
-        of("all-kinds", "digest", told(3, usual, |about| Context::digest(&overflow, about))),
-        of("destination-lost", "notice", told(3, no_runbook, |about| Context::notice(&notice, about))),
+        of("all-kinds", "digest", told(Severity::High, usual, |about| Context::digest(&overflow, about))),
+        of("destination-lost", "notice", told(Severity::High, no_runbook, |about| Context::notice(&notice, about))),
         of("detour", "single", one(Odd { detour, ..usual }, &sample("issue-add"))),
         of("unknown", "single", one(usual, &sample("brand-new-kind"))),
         of("bare", "single", one(no_runbook, &bare)),
     ]
 }
 
-/// Hostile text wherever strangers have their say, in all shapes.
+/// Whom this channel calls of some who could be.
+fn mention_cases(channel: Channel) -> Vec<Case> {
+    let called = ["here", "S0123ABCD", "Ada Example <ada@example.org>"].map(|one| one.parse().unwrap());
+    let mentions = Mention::shown_in(&called, channel);
+    let of = |key: &str| {
+        let odd = Odd { mentions: &mentions, ..Odd::default() };
+        let context = told(Severity::High, odd, |about| Context::new(&sample(key), about));
+        Case { name: key.to_owned(), shape: "mention", context, plain: false, kept: !mentions.is_empty() }
+    };
+    ["website-cert-expired", "issue-add"].map(of).into()
+}
+
+/// Hostile text wherever strangers have their say, in all shapes. Severities take turns.
 fn hostile_cases(number: usize, hostile: &str) -> Vec<Case> {
     let text = |name: &str| format!("{name} {hostile}");
     let record = json!({
@@ -184,15 +197,15 @@ fn hostile_cases(number: usize, hostile: &str) -> Vec<Case> {
     let several = Digest::of(DigestKind::Overflow, &[(); 2].map(|()| (event.clone(), Timestamp::default()))).unwrap();
     let (other, why) = (DestinationName::from("other"), text("reason"));
     let notice = Notice { destination: &other, reason: &why, waiting: 3 };
-    let usual = Odd::default();
+    let (usual, severity) = (Odd::default(), Severity::ALL[number % Severity::ALL.len()]);
     let late = Odd { late: Some(&why), detour: Some(Detour { from: &other, why: &why }), ..usual };
     let of = |shape, plain, context| Case { name: format!("text{number:02}"), shape, context, plain, kept: false };
     vec![
-        of("hostile", false, told(number, usual, |about| Context::new(&event, about))),
-        of("hostile-late", false, told(number, late, |about| Context::new(&event, about))),
-        of("hostile-digest", false, told(number, late, |about| Context::digest(&several, about))),
-        of("hostile-notice", false, told(number, usual, |about| Context::notice(&notice, about))),
-        of("hostile-plain", true, told(number, late, |about| Context::new(&event, about))),
+        of("hostile", false, told(severity, usual, |about| Context::new(&event, about))),
+        of("hostile-late", false, told(severity, late, |about| Context::new(&event, about))),
+        of("hostile-digest", false, told(severity, late, |about| Context::digest(&several, about))),
+        of("hostile-notice", false, told(severity, usual, |about| Context::notice(&notice, about))),
+        of("hostile-plain", true, told(severity, late, |about| Context::new(&event, about))),
     ]
 }
 
@@ -204,7 +217,7 @@ async fn every_message_is_as_it_was() {
     let mut mails = Vec::new();
     for (name, settings) in destinations() {
         let channel = settings.channel();
-        for case in &cases {
+        for case in cases.iter().chain(&mention_cases(channel)) {
             let content = if case.plain {
                 renderer.plain(channel, &case.context)
             } else {
