@@ -258,7 +258,7 @@ pub(super) fn part(pieces: Vec<Piece>, allowed: Allowed<'_>) -> Vec<Piece> {
 }
 
 fn is_word_end(letter: char) -> bool {
-    letter.is_whitespace() || "<>\"'|()[]{}`,;".contains(letter)
+    letter.is_whitespace() || "<>\"'|()[]{}`,;*~".contains(letter)
 }
 
 /// Moves a word's pieces on, as one harmless value if together they would be an address.

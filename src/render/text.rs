@@ -208,12 +208,12 @@ fn plain_address<'t>(word: &'t str, spared: Spared<'_>) -> Option<&'t str> {
 
 fn defang_all(text: &str, spared: Spared<'_>) -> String {
     // `//evil.example` takes the scheme of the page around it, and Outlook opens `\\server\share`.
-    static SLASHES: LazyLock<Regex> = LazyLock::new(|| pattern(r"(^|[^:/\\\[])([/\\]{2,})([^\s/\\])"));
-    static SCHEME: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)([a-z0-9+.-]*)(\[?:[/\\]{2})"));
+    static SLASHES: LazyLock<Regex> = LazyLock::new(|| pattern(r"[/\\]{2,}"));
+    static SCHEME: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)([a-z0-9+.-]*)(\[?:[/\\]{2,})"));
     // Schemes that need no `//` to act, also at the end of a longer word: clients differ in where a word begins.
     static BARE: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
-            r"(?i)(javascript|vbscript|data|blob|file|about|mailto|tel|sms|mms|callto|skype|slack|msteams|ms-[a-z-]+|search-ms|https?|ftps?|sips?|facetime|facetime-[a-z]+|webcal|xmpp|magnet|geo|maps|notes|news|outlook|onenote|zoommtg|intent|itms-[a-z]+|view-source|cid|mid):(\S)",
+            r"(?i)(javascript|vbscript|data|blob|file|about|mailto|tel|sms|mms|callto|skype|slack|msteams|ms-[a-z-]+|search-ms|https?|ftps?|sips?|facetime|facetime-[a-z]+|webcal|xmpp|magnet|geo|maps|notes|news|outlook|onenote|zoommtg|intent|itms-[a-z]+|view-source|cid|mid):",
         )
     });
     // Letters of any script and signs too: clients take `💩.la` for a host, and IDNA reads `℡` as `tel`.
@@ -226,7 +226,15 @@ fn defang_all(text: &str, spared: Spared<'_>) -> String {
     if !text.trim_end_matches(':').contains(|letter| matches!(letter, ':' | '/' | '\\') || is_dot(letter)) {
         return text.to_owned();
     }
-    let text = SLASHES.replace_all(text, "$1[$2]$3");
+    // The letters beside a match are looked at, not taken along: they may stand beside the next one, too.
+    let beside = |text: &str, found: &Captures<'_>| {
+        let (start, end) = found.get(0).map_or((0, 0), |all| (all.start(), all.end()));
+        (text[..start].chars().next_back(), text[end..].chars().next().filter(|letter| !letter.is_whitespace()))
+    };
+    let text = SLASHES.replace_all(text, |found: &Captures<'_>| match beside(text, found) {
+        (Some(':' | '['), _) | (_, None) => found[0].to_owned(),
+        _ => format!("[{}]", &found[0]),
+    });
     let text = SCHEME.replace_all(&text, |found: &Captures<'_>| match found[1].to_ascii_lowercase().as_str() {
         // Done already.
         "hxxp" | "hxxps" => found[0].to_owned(),
@@ -235,7 +243,10 @@ fn defang_all(text: &str, spared: Spared<'_>) -> String {
         "https" => format!("hxxps{}", &found[2]),
         _ => format!("{}[{}]", &found[1], &found[2]),
     });
-    let text = BARE.replace_all(&text, "$1[:]$2");
+    let text = BARE.replace_all(&text, |found: &Captures<'_>| match beside(&text, found) {
+        (_, None) => found[0].to_owned(),
+        _ => format!("{}[:]", &found[1]),
+    });
     HOST.replace_all(&text, |found: &Captures<'_>| {
         let host = &found[0];
         let (start, end) = found.get(0).map_or((0, 0), |all| (all.start(), all.end()));
@@ -243,9 +254,10 @@ fn defang_all(text: &str, spared: Spared<'_>) -> String {
         let joined = |letter: char| matches!(letter, '/' | '\\' | ':' | '?' | '#' | '@');
         let stands_alone = !before.ends_with(|letter| joined(letter) || letter == ']') && !after.starts_with(joined);
         let is_own = spared.own.is_some_and(|own| own.eq_ignore_ascii_case(host));
-        let may_stay = stands_alone && (is_own || spared.allows(host));
+        // To many clients `evil.example💩.halosecurity.com` is two words.
+        let may_stay = stands_alone && (is_own || (is_plain_host(host) && spared.allows(host)));
         let is_certain = before.ends_with('@') || before.ends_with("//]") || before.ends_with("\\\\]");
-        if may_stay || !(is_certain || before.ends_with("://") || looks_like_host(host)) {
+        if may_stay || !(is_certain || before.ends_with("//") || looks_like_host(host)) {
             return host.to_owned();
         }
         host.replace(is_dot, "[.]")
@@ -284,11 +296,17 @@ fn looks_like_host(words: &str) -> bool {
     };
     let is_octet = |word: &&str| (1..=3).contains(&word.len()) && word.bytes().all(|letter| letter.is_ascii_digit());
     let labels: Vec<_> = words.split(is_dot).collect();
-    let mut octets = labels.iter().flat_map(|label| label.split('-'));
-    let is_prefixed = ["www", "ftp"].iter().any(|prefix| labels[0].eq_ignore_ascii_case(prefix));
+    // A sign beside it, as in `💀192.0.2.1`, is no part of a number.
+    let is_address = |run: &str| {
+        let labels = run.trim_matches(is_dot).split(is_dot);
+        labels.clone().count() >= 4 && labels.flat_map(|label| label.split('-')).all(|octet| is_octet(&octet))
+    };
+    let first = labels[0].rsplit(|letter: char| !letter.is_ascii()).next().unwrap_or_default();
+    let first = first.trim_start_matches(['-', '_']);
+    let is_prefixed = ["www", "ftp"].iter().any(|prefix| first.eq_ignore_ascii_case(prefix));
     is_prefixed
         || labels.iter().skip(1).any(|label| is_domain(label))
-        || (labels.len() >= 4 && octets.all(|octet| is_octet(&octet)))
+        || words.split(|letter: char| !letter.is_ascii() && !is_dot(letter)).any(is_address)
 }
 
 fn is_vendor(host: &str) -> bool {
@@ -322,7 +340,14 @@ pub(super) fn is_plain_target(text: &str) -> bool {
 
 /// An `https` address on the vendor's hosts, written so plainly that every client reads the same host in it.
 pub(super) fn is_vendor_url(url: &str) -> bool {
-    is_plain_url(url) && https_host(url).is_some_and(|host| is_plain_host(host) && is_vendor(host))
+    is_harmless_url(url) && https_host(url).is_some_and(|host| is_plain_host(host) && is_vendor(host))
+}
+
+/// Whether an event's own address reads like no other address and no markup.
+fn is_harmless_url(url: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/?#&=%+".contains(&byte);
+    let path = https_host(url).and_then(|host| url.get("https://".len() + host.len()..)).unwrap_or_default();
+    is_plain_url(url) && path.bytes().all(plain)
 }
 
 /// The address if it may be a link of a message, and what that is called: the vendor's, or one of the rules file's hosts.
@@ -331,7 +356,7 @@ pub(super) fn event_link<'u>(url: &'u str, hosts: &Hosts) -> Option<(&'u str, St
         return Some((url, "Open in Halo Security".to_owned()));
     }
     let host = https_host(url)?.split(':').next().unwrap_or_default();
-    (is_plain_url(url) && hosts.allow(host)).then(|| (url, format!("Open {host}")))
+    (is_harmless_url(url) && hosts.allow(host)).then(|| (url, format!("Open {host}")))
 }
 
 /// An `https` or `http` address that configuration may turn into a link: printable ASCII without the characters that end a
@@ -417,6 +442,7 @@ mod tests {
         // Cut, it would be another's host.
         assert_eq!(shorten("at www.bank.example.com.example.org", 24), "at www[.]bank[.]example…");
         assert_eq!(shorten("https://app.halosecurity.com/link", 27), "hxxps://app[.]halosecurity…");
+        assert_eq!(shorten("App.halosecurity.com is", 20), "App[.]halosecurity…");
         assert_eq!(shorten("a.example b.example cccc", 21), "a.example b.example …");
     }
 
@@ -429,8 +455,10 @@ mod tests {
             ("ftp://a.b.example", "ftp[://]a[.]b[.]example"),
             ("https:\\\\evil.example", "hxxps:\\\\evil[.]example"),
             ("//evil.example/x", "[//]evil[.]example/x"),
+            ("//7//evil //", "[//]7[//]evil //"),
             ("//www.example.org //localhost/x", "[//]www[.]example[.]org [//]localhost/x"),
             ("\\\\evil\\share", "[\\\\]evil\\share"),
+            ("ftp:////evil http:////x.js", "ftp[:////]evil hxxp:////x[.]js"),
             ("http:evil.example https:/localhost", "http[:]evil[.]example https[:]/localhost"),
             ("sip:x facetime-audio:x news:x webcal:x", "sip[:]x facetime-audio[:]x news[:]x webcal[:]x"),
             ("💩.la i❤.ws evil.℡ evil.ﬁ", "💩[.]la i❤[.]ws evil[.]℡ evil[.]ﬁ"),
@@ -448,6 +476,9 @@ mod tests {
             ("javascript:alert(1)", "javascript[:]alert(1)"),
             ("jAvAsCrIpT:alert(1)", "jAvAsCrIpT[:]alert(1)"),
             ("data:text/html,x", "data[:]text/html,x"),
+            ("data:tel:1 data:mailto: x", "data[:]tel[:]1 data[:]mailto: x"),
+            ("evil.example💩.halosecurity.com 💀www.4", "evil[.]example💩[.]halosecurity[.]com 💀www[.]4"),
+            ("💀192.0.2.1 192.0.2.1💀", "💀192[.]0[.]2[.]1 192[.]0[.]2[.]1💀"),
             ("xn--e1afmkfd.xn--p1ai", "xn--e1afmkfd[.]xn--p1ai"),
             ("правда.рф", "правда[.]рф"),
             ("evil.co.1 evil.com_ 198.51.100.7", "evil[.]co[.]1 evil[.]com_ 198[.]51[.]100[.]7"),
@@ -571,6 +602,8 @@ mod tests {
             "https://app.halosecurity.com/\"onclick",
             "https://app.halosecurity.com/>",
             "https:app.halosecurity.com",
+            "https://app.halosecurity.com/(javascript:x)",
+            "https://app.halosecurity.com/*x*",
             "//app.halosecurity.com/",
             "javascript://app.halosecurity.com/%0aalert(1)",
             " https://app.halosecurity.com/",
