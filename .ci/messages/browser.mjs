@@ -65,6 +65,11 @@ function* nodes(node) {
   for (const child of [...(node.children ?? []), ...(Array.isArray(node.label) ? node.label : [])]) yield* nodes(child);
 }
 
+/** Templates set whole lines in bold, if need be after an emoji. An asterisk of an event inside would end it early, and the rest be no whole line. */
+const isOwnBold = (node, text) => node.type === NodeType.Bold && text.split('\n').some((line) => line.replace(/^\p{Emoji_Presentation} /u, '') === node.source);
+/** The parser takes anything between two colons. */
+const isNoEmoji = (node) => node.type === NodeType.Emoji && !/^:[\w+'-]+(::[\w-]+)?:$/.test(node.source);
+
 /** Of one text that Slack parses: commands, mentions and foreign addresses never; other markup not in hostile samples. */
 function judgeMrkdwn(where, text) {
   for (const node of nodes(parseSlack(text))) {
@@ -77,12 +82,14 @@ function judgeMrkdwn(where, text) {
         if (!where.endsWith('.mention.json') || !CALLS.has(node.source)) problem(where, `${NodeType[node.type]} ${node.source}`);
         break;
       default:
+        if (isOwnBold(node, text) || isNoEmoji(node)) break;
         if (isHostile(where) && node.source.match(/evil|[bisc]\b|quote|skull|\+1/)) problem(where, `${NodeType[node.type]} from event text: ${node.source.slice(0, 80)}`);
     }
   }
 }
 
 async function slack() {
+  for (const bad of ['subject :skull: evil', '*HIGH · evil* rest*', '~evil~', 'x *evil* x']) await mustFind(bad, () => judgeMrkdwn('bad.hostile', bad.replace('skull', '+1')));
   for (const bad of ['<!channel>', '<@U1>', '<#C1>', '<https://evil.example|x>', '<!subteam^S1>']) await mustFind(bad, () => judgeMrkdwn('bad', bad));
   let count = 0;
   for (const channel of ['slack', 'slack-bot', 'mattermost', 'rocket_chat']) {
@@ -103,7 +110,8 @@ async function slack() {
 // ---------------------------------------------------------------- Markdown of other chats
 
 const markdown = new MarkdownIt({ html: false, linkify: true });
-const MENTION = /@(all|channel|here|everyone)\b|@\*\*|<[@#!]|<users\//;
+// `<!…>` is Slack's alone, and its judge reads the chats that take Slack's notation.
+const MENTION = /@(all|channel|here|everyone)\b|@\*\*|<[@#]|<users\//;
 
 function judgeMarkdown(where, text) {
   const walk = (tokens) => {
