@@ -111,7 +111,7 @@ async function slack() {
 
 const markdown = new MarkdownIt({ html: false, linkify: true });
 // `<!…>` is Slack's alone, and its judge reads the chats that take Slack's notation.
-const MENTION = /@(all|channel|here|everyone)\b|@\*\*|<[@#]|<users\//;
+const MENTION = /@(all|channel|here|everyone)\b|@\*\*|(?<!\\)<[@#]|<users\//;
 
 function judgeMarkdown(where, text) {
   const walk = (tokens) => {
@@ -147,7 +147,8 @@ async function chats() {
     discord: ['content', 'title', 'description', 'name', 'value'],
     mattermost: ['text', 'pretext', 'title', 'value', 'fallback'],
     rocket_chat: ['text', 'title', 'value'],
-    zulip: ['content', 'topic'],
+    // A topic is no Markdown: https://zulip.com/help/format-your-message-using-markdown
+    zulip: ['content'],
   };
   for (const [channel, names] of Object.entries(parsed)) {
     let count = 0;
