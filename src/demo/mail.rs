@@ -35,6 +35,8 @@ pub(super) struct Letter {
     pub(super) from: String,
     pub(super) to: Vec<String>,
     pub(super) message_id: Option<String>,
+    /// What it answers: the root of its thread.
+    pub(super) in_reply_to: Option<String>,
     pub(super) text: Option<String>,
     pub(super) html: Option<String>,
 }
@@ -53,6 +55,7 @@ impl Letter {
             from: people(message.from()).join(", "),
             to: people(message.to()),
             message_id: message.message_id().map(str::to_owned),
+            in_reply_to: message.in_reply_to().as_text().map(str::to_owned),
             text: message.text_part(0).and_then(|part| match &part.body {
                 PartType::Text(text) => Some(text.to_string()),
                 _ => None,
@@ -546,8 +549,8 @@ mod tests {
     #[test]
     fn letters() {
         let mail = "From: Halo relay <relay@example.org>\r\nTo: a@example.org, \"B, C\" <b@example.org>\r\n\
-            Subject: =?utf-8?q?HIGH_=C2=B7_expiring?=\r\nMessage-ID: <1@example.org>\r\nMIME-Version: 1.0\r\n\
-            Content-Type: multipart/alternative; boundary=x\r\n\r\n\
+            Subject: =?utf-8?q?HIGH_=C2=B7_expiring?=\r\nMessage-ID: <1@example.org>\r\nIn-Reply-To: <root@example.org>\r\n\
+            MIME-Version: 1.0\r\nContent-Type: multipart/alternative; boundary=x\r\n\r\n\
             --x\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n\
             7 days =C2=B7 www\r\n--x\r\nContent-Type: text/html; charset=utf-8\r\n\r\n<p>7 days</p>\r\n--x--\r\n";
         let letter = Letter::read(mail.as_bytes());
@@ -556,6 +559,7 @@ mod tests {
             from: "Halo relay <relay@example.org>".to_owned(),
             to: vec!["a@example.org".to_owned(), "B, C <b@example.org>".to_owned()],
             message_id: Some("1@example.org".to_owned()),
+            in_reply_to: Some("root@example.org".to_owned()),
             text: Some("7 days · www".to_owned()),
             html: Some("<p>7 days</p>".to_owned()),
         };
