@@ -303,7 +303,8 @@ mod tests {
                     prop_assert_eq!(may_repeat, outcome == Outcome::Ambiguous);
                 }
                 Settlement::Fallback { may_repeat, .. } => {
-                    prop_assert!(moved.is_none() && falls_back && age >= fallback.after);
+                    let soon = outcome == Outcome::RefusedDestination;
+                    prop_assert!(moved.is_none() && falls_back && (soon || age >= fallback.after));
                     prop_assert_eq!(may_repeat, outcome == Outcome::Ambiguous);
                 }
                 Settlement::NotStarted => prop_assert!(false, "it was"),

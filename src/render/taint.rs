@@ -234,7 +234,9 @@ pub(super) fn part(pieces: Vec<Piece>, allowed: Allowed<'_>) -> Vec<Piece> {
             continue;
         }
         let follows_link = matches!(parted.last(), Some(Piece::Value(text)) if allowed.links.contains(text));
-        if follows_link && word.is_empty() && matches!(piece, Piece::Value(_)) {
+        if follows_link && matches!(piece, Piece::Value(_)) {
+            // Nor across a literal between them.
+            parted.append(&mut word);
             parted.push(Piece::Literal(" ".to_owned()));
         }
         let wrap = |text: &str| match piece {

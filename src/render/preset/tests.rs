@@ -53,7 +53,12 @@ fn careless() -> Renderer {
         body("{{headline}}\\n{{#each digest.events}}{{line}}{{key}}\\n{{/each}}{{detour.why}}\\n{{late}}"),
         body("{{notice.reason}}\\n{{headline}}\\n{{detour.text}}{{delay}}"),
     );
-    Renderer::load(None, &[own(&preset)]).unwrap_or_else(|errors| panic!("{errors:#?}"))
+    with_built_in(None, own(&preset))
+}
+
+fn with_built_in(dir: Option<&std::path::Path>, own: (PresetName, Arc<Preset>)) -> Renderer {
+    let presets: Vec<_> = built_in().into_iter().chain([own]).collect();
+    Renderer::load(dir, &presets).unwrap_or_else(|errors| panic!("{errors:#?}"))
 }
 
 /// All of such a text is a value, but for the ends of its lines: nothing of it may mean anything.
@@ -279,7 +284,7 @@ fn files_replace_what_is_compiled_in() {
         &[("discord/terse.hbs", body), ("discord/notice.hbs", body), ("http:own/more.hbs", r#"{"text": "x"}"#)],
     );
     let small = own(&SMALL.replace("max: 40", "max: 900"));
-    let renderer = Renderer::load(Some(dir.path()), &[small]).unwrap_or_else(|errors| panic!("{errors:#?}"));
+    let renderer = with_built_in(Some(dir.path()), small);
     let discord = Channel::Http(PresetName::new("discord"));
     assert_eq!(renderer.names(discord).collect::<Vec<_>>(), ["default", "terse"]);
     assert_eq!(renderer.names(own_channel()).collect::<Vec<_>>(), ["default", "more"]);
