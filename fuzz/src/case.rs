@@ -7,7 +7,7 @@ use std::time::Duration;
 use halo_relay::catalogue;
 use halo_relay::model::delivery::Code;
 use halo_relay::model::{DeliveryId, DestinationName, Event, RuleName, Severity, Timestamp};
-use halo_relay::render::{Circumstances, Context, Detour, Digest, DigestKind, Notice};
+use halo_relay::render::{Audience, Circumstances, Context, Detour, Digest, DigestKind, Notice};
 use serde_json::{Map, Value, json};
 
 use super::marks::Known;
@@ -175,12 +175,15 @@ impl Case {
             rule: &RuleName::from("certificates"),
             runbook: (flags & 1 == 0).then_some(RUNBOOK),
             destination: &DestinationName::from("sec-slack"),
+            audience: Audience::anyone(),
             may_repeat: flags & 2 != 0,
             test: flags & 4 != 0,
             received,
             now: if flags & 8 == 0 { received } else { received.plus(Duration::from_hours(1)) },
             delay: (flags & 16 != 0).then_some(&why),
             detour: (flags & 32 != 0).then_some(Detour { from: &other, why: &why }),
+            mentions: &[],
+            thread: None,
         };
         let count = match shape {
             Shape::Event => 1,
@@ -216,6 +219,13 @@ fn shown(events: &[Event], runbook: bool) -> Known {
         known.links.extend(link.map(|link| (link.to_owned(), 'L')));
         known.hosts.extend(event.target().filter(|host| is_host(host)).map(str::to_lowercase));
     }
+    // As services get them where a colon or tilde could mean something: behind the host, as its code.
+    let encoded = |link: &str| {
+        let path = link.match_indices(['/', '?', '#']).map(|(at, _)| at).find(|at| *at > 7).unwrap_or(link.len());
+        format!("{}{}", &link[..path], link[path..].replace(':', "%3A").replace('~', "%7E"))
+    };
+    let more: Vec<_> = known.links.iter().map(|(link, name)| (encoded(link), *name)).collect();
+    known.links.extend(more.into_iter().filter(|(link, _)| link.contains('%')));
     // Of two that begin alike the longer one is meant.
     known.links.sort_by_key(|(link, _)| std::cmp::Reverse(link.len()));
     known

@@ -12,31 +12,52 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{LazyLock, OnceLock};
 
-use halo_relay::model::{self, Content, Event};
-use halo_relay::render::{self, Context, DEFAULT, Renderer};
-use serde_json::{Map, Value, json};
+use halo_relay::model::{self, Content, Event, PresetName};
+use halo_relay::preset;
+use halo_relay::render::{DEFAULT, Renderer};
+use serde_json::{Value, json};
 
 use self::case::{Case, Shape, Source};
 use self::marks::Dialect;
-use self::outline::Outline;
+use self::outline::{At, Outline};
 
 /// A channel, and how its clients read the texts of its messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Channel {
     pub name: &'static str,
-    sort: model::Channel,
     reads: outline::Reads,
 }
 
 /// All of them; another one is another line.
-pub const CHANNELS: [Channel; 4] = [
-    Channel { name: "slack", sort: model::Channel::Slack, reads: slack },
-    Channel { name: "teams", sort: model::Channel::Teams, reads: teams },
-    Channel { name: "email", sort: model::Channel::Email, reads: |_, _| Dialect::Mail },
-    Channel { name: "webhook", sort: model::Channel::Webhook, reads: |_, _| Dialect::Raw },
+pub const CHANNELS: [Channel; 13] = [
+    Channel { name: "slack", reads: slack },
+    Channel { name: "teams", reads: teams },
+    Channel { name: "email", reads: |_| Dialect::Mail },
+    Channel { name: "webhook", reads: |_| Dialect::Raw },
+    Channel { name: "discord", reads: discord },
+    Channel { name: "google_chat", reads: google_chat },
+    Channel { name: "mattermost", reads: |_| Dialect::Markdown },
+    Channel { name: "rocket_chat", reads: |_| Dialect::Markdown },
+    Channel { name: "zulip", reads: zulip },
+    Channel { name: "telegram", reads: |_| Dialect::TelegramHtml },
+    Channel { name: "ntfy", reads: |_| Dialect::Plain },
+    Channel { name: "opsgenie", reads: |_| Dialect::Plain },
+    Channel { name: "pagerduty", reads: |_| Dialect::Plain },
 ];
 
-fn slack(owner: &Map<String, Value>, _: &str) -> Dialect {
+impl Channel {
+    fn sort(&self) -> model::Channel {
+        match self.name {
+            "slack" => model::Channel::Slack,
+            "teams" => model::Channel::Teams,
+            "email" => model::Channel::Email,
+            "webhook" => model::Channel::Webhook,
+            preset => model::Channel::Http(PresetName::new(preset)),
+        }
+    }
+}
+
+fn slack(At { owner, .. }: At<'_>) -> Dialect {
     match owner.get("type").and_then(Value::as_str) {
         Some("plain_text") => Dialect::SlackPlain { emoji: owner.get("emoji") != Some(&Value::Bool(false)) },
         Some("text" | "link") => Dialect::SlackRich,
@@ -44,10 +65,22 @@ fn slack(owner: &Map<String, Value>, _: &str) -> Dialect {
     }
 }
 
-fn teams(owner: &Map<String, Value>, name: &str) -> Dialect {
+fn teams(At { owner, name, .. }: At<'_>) -> Dialect {
     let kind = owner.get("type").and_then(Value::as_str).unwrap_or_default();
     let is_run = kind == "TextRun" || kind.starts_with("Action.") || name == "inlines";
     if is_run { Dialect::TeamsRun } else { Dialect::TeamsMarkdown }
+}
+
+fn discord(At { within, .. }: At<'_>) -> Dialect {
+    if matches!(within, "footer" | "author") { Dialect::Plain } else { Dialect::Discord }
+}
+
+fn google_chat(At { within, .. }: At<'_>) -> Dialect {
+    if matches!(within, "textParagraph" | "decoratedText") { Dialect::CardHtml } else { Dialect::GoogleChat }
+}
+
+fn zulip(At { name, .. }: At<'_>) -> Dialect {
+    if name == "topic" { Dialect::Plain } else { Dialect::Markdown }
 }
 
 /// Which template renders which shape; `None` is the plain message.
@@ -95,10 +128,10 @@ fn render(channel: &Channel, case: &Case) -> Result<Content, String> {
     static RENDERER: LazyLock<Renderer> = LazyLock::new(renderer);
     match rendered(case) {
         (Some(template), _) => {
-            let content = RENDERER.render(channel.sort, template, &case.context);
+            let content = RENDERER.render(channel.sort(), template, &case.context);
             content.map_err(|error| format!(": cannot be rendered: {error}"))
         }
-        (None, _) => Ok(plain(channel.sort, &case.context)),
+        (None, _) => Ok(RENDERER.plain(channel.sort(), &case.context)),
     }
 }
 
@@ -107,28 +140,29 @@ fn renderer() -> Renderer {
     // From the relay's own folder when its tests include this file, else from this crate's.
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = [root.join("fuzz/templates"), root.join("templates")].into_iter().find(|dir| dir.exists());
+    let presets: Vec<_> =
+        preset::names().filter_map(|name| Some((PresetName::new(name), preset::find(name)?))).collect();
     #[expect(clippy::panic, reason = "there is nothing to test")]
-    Renderer::load(dir.as_deref()).unwrap_or_else(|errors| panic!("{errors:#?}"))
-}
-
-fn plain(channel: model::Channel, context: &Context) -> Content {
-    render::plain(channel, context)
+    Renderer::load(dir.as_deref(), &presets).unwrap_or_else(|errors| panic!("{errors:#?}"))
 }
 
 /// Messages of harmless events, as many as it takes to see all that the templates can do.
 fn learn(channel: &Channel) -> Learned {
     // Unoptimised it takes long.
-    const MESSAGES: usize = if cfg!(debug_assertions) { 1_000 } else { 4_000 };
+    const MESSAGES: usize = if cfg!(debug_assertions) { 1_500 } else { 4_000 };
     let mut random = fastrand::Rng::with_seed(1);
     let mut messages = Learned::new();
     for _ in 0..MESSAGES {
         let mut bytes = vec![0; random.usize(..1_000)];
         random.fill(&mut bytes);
-        if random.bool()
-            && let Some(kind) = bytes.first_mut()
-        {
-            // As many events as there can be, of many keys.
-            *kind = 189;
+        if let Some(kind) = bytes.first_mut() {
+            match random.u8(..6) {
+                // As many events as there can be, of many keys.
+                0..=2 => *kind = 189,
+                // News of the relay, which chance makes seldom.
+                3 => *kind |= 7,
+                _ => {}
+            }
         }
         let Some(case) = Case::new(Source::new(&bytes, true)) else { continue };
         let message = messages.entry(rendered(&case)).or_default();
@@ -200,7 +234,7 @@ fn counted(tags: Vec<String>) -> BTreeMap<String, usize> {
 
 /// Machines get records as they came, wherever the templates put them; nothing of them is left in the document.
 fn take_records(document: &mut Value, channel: &Channel, case: &Case) -> Result<(), String> {
-    if channel.sort != model::Channel::Webhook || case.plain {
+    if channel.sort() != model::Channel::Webhook || case.plain {
         return Ok(());
     }
     let body = |event: &Event| Value::Object(event.body().clone());
@@ -258,6 +292,33 @@ mod tests {
             ("teams", "/body/0/style", "good"),
             ("teams", "/body/0/type", "Image"),
             ("teams", "/actions/0/url", "https://evil.example"),
+            ("discord", "/content", "zq @everyone"),
+            ("discord", "/content", "zq [x](https://evil.example)"),
+            ("discord", "/embeds/0/title", "# zq"),
+            ("discord", "/embeds/0/footer/text", "zq evil.example"),
+            ("discord", "/embeds/0/url", "https://evil.example"),
+            ("google_chat", "/text", "zq <users/all>"),
+            ("google_chat", "/cardsV2/0/cardId", "zq"),
+            ("google_chat", "/cardsV2/0/card/sections/0/widgets/0/decoratedText/text", "zq <b>x</b>"),
+            ("google_chat", "/cardsV2/0/card/sections/0/widgets/0/decoratedText/topLabel", "zq &nbsp;"),
+            ("mattermost", "/text", "zq @all"),
+            ("mattermost", "/attachments/0/fields/0/value", "- zq"),
+            ("mattermost", "/attachments/0/title_link", "https://evil.example"),
+            ("rocket_chat", "/text", "zq :skull:"),
+            ("rocket_chat", "/attachments/0/text", "zq #tag"),
+            ("zulip", "/content", "zq @**all**"),
+            ("zulip", "/topic", "zq evil.example"),
+            ("telegram", "/text", "zq @all"),
+            ("telegram", "/text", "zq <a href=\"https://evil.example\">x</a>"),
+            ("telegram", "/parse_mode", "MarkdownV2"),
+            ("ntfy", "/title", "zq https://evil.example"),
+            ("ntfy", "/click", "https://evil.example"),
+            ("ntfy", "/priority", "5"),
+            ("opsgenie", "/alias", "zq"),
+            ("opsgenie", "/description", "zq evil.example"),
+            ("pagerduty", "/event_action", "resolve"),
+            ("pagerduty", "/payload/summary", "zq evil.example"),
+            ("pagerduty", "/links/0/href", "https://evil.example"),
             ("webhook", "/shape", "digest"),
             ("webhook", "/delivery/id", "x"),
             ("webhook", "/data/key", "another"),
@@ -268,7 +329,7 @@ mod tests {
             *document.pointer_mut(pointer).unwrap_or_else(|| panic!("{name} has no {pointer}")) = json!(text);
             assert!(judge(&channel, &case, Content::Json(document)).is_err(), "{name}{pointer}: {text}");
         }
-        for name in ["slack", "teams", "webhook"] {
+        for name in CHANNELS.map(|channel| channel.name).into_iter().filter(|name| *name != "email") {
             let (channel, case, content) = rendered_by(name);
             let Content::Json(document) = content else { panic!("no document") };
             let mut more = document.clone();

@@ -3,6 +3,8 @@
 //! that a mistake there is none here.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
 
 /// How a client reads a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,18 @@ pub(super) enum Dialect {
     Mail,
     /// A mail's subject.
     Subject,
+    /// Shown as it is: nothing but addresses means anything.
+    Plain,
+    /// <https://support.discord.com/hc/en-us/articles/210298617>
+    Discord,
+    /// <https://developers.google.com/workspace/chat/format-messages>
+    GoogleChat,
+    /// <https://developers.google.com/workspace/chat/format-messages#card-formatting>
+    CardHtml,
+    /// What Mattermost, Rocket.Chat and Zulip know, each of them: Markdown, mentions, channels, tags, emoji, formulas.
+    Markdown,
+    /// <https://core.telegram.org/bots/api#html-style>
+    TelegramHtml,
 }
 
 /// What an event may show that would be a link elsewhere.
@@ -49,8 +63,26 @@ impl Dialect {
     /// All of it, in order, as a few letters each; empty for plain words.
     pub(super) fn marks(self, line: &str, known: &Known) -> String {
         let mut out = String::new();
+        let named = self.is_preset().then(|| named(line, known));
+        let line = named.as_deref().unwrap_or(line);
+        let whole = line;
+        let line = if named.is_none() { without_ipv6(line) } else { line.into() };
+        let line = &*line;
         match self {
             Self::Raw => return out,
+            Self::Plain => each(line, &mut out, |_, _| false),
+            Self::Discord => discord(line, &mut out),
+            Self::GoogleChat | Self::Markdown => chat(line, self == Self::Markdown, &mut out),
+            Self::TelegramHtml => html_line(line, true, &mut out),
+            // Its lines, in any order: each is like another.
+            Self::CardHtml => {
+                let marks = |line| {
+                    let mut out = String::new();
+                    html_line(line, false, &mut out);
+                    out
+                };
+                out.extend(line.split("<br>").map(marks).collect::<BTreeSet<_>>());
+            }
             Self::SlackMarkdown => slack_markdown(line, known, &mut out),
             Self::SlackPlain { emoji } => each(line, &mut out, |letter, rest| match letter {
                 '<' | '>' => true,
@@ -71,13 +103,18 @@ impl Dialect {
                 out.extend((line.chars().count() > 220).then_some('…'));
             }
         }
-        addresses(&self.read(line), known, &mut out);
+        addresses(&self.read(whole), known, &mut out);
         out.extend(line.chars().filter(|letter| is_hidden(*letter)).map(|_| '\u{FFFD}'));
         out
     }
 }
 
 impl Dialect {
+    fn is_preset(self) -> bool {
+        use Dialect::{CardHtml, Discord, GoogleChat, Markdown, Plain, TelegramHtml};
+        matches!(self, Plain | Discord | GoogleChat | CardHtml | Markdown | TelegramHtml)
+    }
+
     /// What is shown of a line, its escapes undone.
     fn read(self, line: &str) -> Cow<'_, str> {
         match self {
@@ -87,7 +124,197 @@ impl Dialect {
             Self::TeamsMarkdown if line.contains('\\') => {
                 line.replace("\\[", "[").replace("\\]", "]").replace("\\\\", "\\").into()
             }
+            Self::Discord if line.contains('\\') => unescaped(line).into(),
+            Self::CardHtml | Self::TelegramHtml => shown(line).into(),
             _ => line.into(),
+        }
+    }
+}
+
+/// Stand for whole addresses that may be there: letters of no script.
+const NAMES: [(char, char); 2] = [('\u{E00C}', 'L'), ('\u{E012}', 'R')];
+
+/// The colons of a whole address make no emoji.
+fn without_ipv6(line: &str) -> Cow<'_, str> {
+    let mut text = Cow::Borrowed(line);
+    for word in line.split(|letter: char| !letter.is_ascii_hexdigit() && letter != ':') {
+        if word.len() > 2 && word.parse::<Ipv6Addr>().is_ok() {
+            text = text.replace(word, "x").into();
+        }
+    }
+    text
+}
+
+fn name_of(letter: char) -> Option<char> {
+    NAMES.iter().find(|(stand_in, _)| *stand_in == letter).map(|(_, name)| *name)
+}
+
+/// The line with a letter for each address that may be in it, so that nothing of an address is taken for markup.
+fn named(line: &str, known: &Known) -> String {
+    let mut text = line.replace(NAMES.map(|(stand_in, _)| stand_in), "x");
+    for (link, name) in &known.links {
+        let stand_in = NAMES.iter().find(|(_, known)| known == name).map_or('x', |(stand_in, _)| *stand_in);
+        for link in [link.clone(), link.replace('&', "&amp;")] {
+            let mut from = 0;
+            while let Some(at) = text[from..].find(&link).map(|at| from + at) {
+                let after = at + link.len();
+                let is_whole = text[..at].chars().next_back().is_none_or(|letter| is_word_end(letter) || letter == '[')
+                    && text[after..].chars().next().is_none_or(is_word_end);
+                if is_whole {
+                    text.replace_range(at..after, &stand_in.to_string());
+                }
+                from = if is_whole { at + stand_in.len_utf8() } else { after };
+            }
+        }
+    }
+    text
+}
+
+/// Without the backslashes that Discord takes away.
+fn unescaped(line: &str) -> String {
+    let mut text = String::with_capacity(line.len());
+    let mut letters = line.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letters.peek() {
+            Some(next) if letter == '\\' && next.is_ascii_punctuation() => text.extend(letters.next()),
+            _ => text.push(letter),
+        }
+    }
+    text
+}
+
+/// A mark for each block that begins here, one in another.
+fn blocks(line: &str, underlines: bool, out: &mut String) {
+    let mut rest = line.trim_start();
+    loop {
+        let number = rest.trim_start_matches(|letter: char| letter.is_ascii_digit());
+        let is_item = number.len() < rest.len()
+            && number.starts_with(['.', ')'])
+            && number[1..].chars().next().is_none_or(|letter| letter == ' ');
+        rest = match rest.chars().next() {
+            Some('=') if underlines => &rest[1..],
+            Some('#' | '-' | '+' | '>') => &rest[1..],
+            Some('*') if rest[1..].starts_with(' ') => &rest[1..],
+            _ if is_item => &number[1..],
+            _ => return,
+        };
+        out.push('»');
+        rest = rest.trim_start();
+    }
+}
+
+fn discord(line: &str, out: &mut String) {
+    blocks(line, false, out);
+    let mut escaped = false;
+    let mut before = ' ';
+    for (at, letter) in line.char_indices() {
+        let rest = &line[at + letter.len_utf8()..];
+        let was_escaped = std::mem::take(&mut escaped);
+        match letter {
+            // In code a backslash is shown, so it would not help there.
+            '`' => out.push('`'),
+            _ if was_escaped => {}
+            '\\' if rest.starts_with(|next: char| next.is_ascii_punctuation()) => escaped = true,
+            '\\' | '*' | '_' | '~' | '|' | '<' | '[' | ']' | '@' => out.push(letter),
+            '(' | ':' if before == ']' => out.push(letter),
+            ':' if is_emoji(rest) => out.push(':'),
+            _ => out.extend(name_of(letter).filter(|name| *name != 'L')),
+        }
+        before = letter;
+    }
+}
+
+/// Without an escape. Google Chat's clients know less than the others.
+fn chat(line: &str, richer: bool, out: &mut String) {
+    blocks(line, true, out);
+    // `/me` is all that Zulip reads of these; the others take commands from people alone.
+    out.extend((richer && line.trim_start().starts_with("/me ")).then_some('/'));
+    let mut before = ' ';
+    for (at, letter) in line.char_indices() {
+        let rest = &line[at + letter.len_utf8()..];
+        let next = rest.chars().next();
+        match letter {
+            '*' | '~' | '`' | '<' | '>' | '|' => out.push(letter),
+            '_' if !joins_word(line, at) => out.push('_'),
+            '(' if before == ']' => out.push(letter),
+            ':' if before == ']' && richer => out.push(letter),
+            '!' if next == Some('[') && is_link(rest) => out.push('!'),
+            '&' if is_entity(rest) => out.push('&'),
+            '@' | '#' | '$' | '\\' if richer => out.push(letter),
+            ':' if richer && is_emoji(rest) => out.push(':'),
+            '+' if richer && next.is_some_and(|next| next.is_ascii_digit()) => out.push('+'),
+            _ => out.extend(name_of(letter).filter(|name| *name != 'L')),
+        }
+        before = letter;
+    }
+}
+
+/// Whether the bracket that a text begins with is closed and followed by an address.
+fn is_link(text: &str) -> bool {
+    let mut depth = 0_usize;
+    for (at, letter) in text.char_indices() {
+        match letter {
+            '[' => depth += 1,
+            ']' if depth == 1 => return text[at + 1..].starts_with('('),
+            ']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+fn is_entity(rest: &str) -> bool {
+    let name = rest.trim_start_matches(|letter: char| letter.is_ascii_alphanumeric() || letter == '#');
+    name.starts_with(';') && name.len() < rest.len()
+}
+
+const ENTITIES: [(&str, &str); 4] = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&amp;", "&")];
+
+/// A line of HTML as it is read: without tags, its entities undone.
+fn shown(line: &str) -> String {
+    let mut text = String::with_capacity(line.len());
+    for (number, part) in line.split('<').enumerate() {
+        let part = if number == 0 { part } else { part.split_once('>').map_or(part, |(_, text)| text) };
+        text.push_str(part);
+    }
+    ENTITIES.iter().fold(text, |text, (entity, letter)| text.replace(entity, letter))
+}
+
+fn html_line(line: &str, telegram: bool, out: &mut String) {
+    let mut in_tag = false;
+    for (at, letter) in line.char_indices() {
+        match letter {
+            '<' => in_tag = true,
+            '>' | '"' if !in_tag => {}
+            '>' => {
+                in_tag = false;
+                out.push('>');
+                continue;
+            }
+            '&' if !in_tag && !ENTITIES.iter().any(|(entity, _)| line[at..].starts_with(entity)) => {}
+            _ if in_tag => {}
+            _ => {
+                out.extend(name_of(letter).filter(|name| *name != 'L'));
+                continue;
+            }
+        }
+        // All of a tag counts.
+        out.push(name_of(letter).unwrap_or(letter));
+    }
+    if telegram {
+        let is_word = |letter: char| letter.is_alphanumeric() || letter == '_';
+        let text = shown(line);
+        let mut before = ' ';
+        for (at, letter) in text.char_indices() {
+            let next = text[at + letter.len_utf8()..].chars().next();
+            match letter {
+                '@' | '#' => out.push(letter),
+                '$' if next.is_some_and(char::is_alphabetic) => out.push('$'),
+                '+' if next.is_some_and(|next| next.is_ascii_digit()) => out.push('+'),
+                '/' if next.is_some_and(is_word) && !is_word(before) && !"/<>".contains(before) => out.push('/'),
+                _ => {}
+            }
+            before = letter;
         }
     }
 }
@@ -214,7 +441,8 @@ pub(super) fn addresses(line: &str, known: &Known, out: &mut String) {
             && after.chars().next().is_none_or(is_word_end)
         {
             addresses(before, known, out);
-            out.push(*name);
+            // The vendor's own may stand anywhere.
+            out.extend((*name != 'L').then_some(*name));
             return addresses(after, known, out);
         }
     }
@@ -222,10 +450,19 @@ pub(super) fn addresses(line: &str, known: &Known, out: &mut String) {
         if word.is_empty() {
             continue;
         }
-        if is_address(word, known) {
+        if !is_vendors(word) && is_address(word, known) {
             out.push('!');
         }
     }
+}
+
+/// An address on the vendor's hosts, which is shown as it is.
+fn is_vendors(word: &str) -> bool {
+    word.trim_start_matches('[').strip_prefix("https://").is_some_and(|rest| {
+        let host = rest.split(['/', '?', '#', ':']).next().unwrap_or_default().to_ascii_lowercase();
+        let is_plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
+        is_plain && (host == "halosecurity.com" || host.ends_with(".halosecurity.com")) && !rest.contains("://")
+    })
 }
 
 /// The last are written where other letters would be markup.
@@ -424,6 +661,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table for each dialect")]
     fn whatever_is_not_escaped_is_found() {
         use Dialect::*;
         let everywhere = [
@@ -442,8 +680,6 @@ mod tests {
             "www.example.org/path",
             "www.example.org.evil.example",
             "https://www.example.org",
-            "https://app.halosecurity.com/link?a=1&b=3",
-            "https://app.halosecurity.com/link?a=1&b=2x",
             "a\u{202E}b",
             "a\u{200B}b",
             "a\0b",
@@ -452,7 +688,7 @@ mod tests {
             "http:evil",
             "://evil",
         ];
-        let own: [(Dialect, &[&str]); 8] = [
+        let own: [(Dialect, &[&str]); 14] = [
             (
                 SlackMarkdown,
                 &[
@@ -500,6 +736,79 @@ mod tests {
             (TeamsRun, &["<at>x</at>", "{{TIME(x)}}"]),
             (Mail, &["> quoted", "  > quoted"]),
             (Subject, &["=?utf-8?q?x?=", "a\r\nBcc: x"]),
+            (Plain, &[]),
+            (
+                Discord,
+                &[
+                    "@everyone",
+                    "<@123>",
+                    "<#1>",
+                    "<t:1>",
+                    "[x](y)",
+                    "[x]: y",
+                    "\\\\[x",
+                    "**b**",
+                    "_i_",
+                    "~~s~~",
+                    "||p||",
+                    "`c`",
+                    "\\`c",
+                    "# h",
+                    "-# h",
+                    "> q",
+                    "- a",
+                    "+ a",
+                    "1. a",
+                    "2) a",
+                    ":skull:",
+                    "a\\",
+                ],
+            ),
+            (GoogleChat, &["<users/all>", "<x|y>", "*b*", "_i_", "~s~", "`c`", "- a", "* a", "&lt;", "[x](y)", "# h"]),
+            (CardHtml, &["<b>x</b>", "<a href=\"x\">", "a < b", "a > b", "a \" b", "a & b", "&nbsp;", "&#64;"]),
+            (
+                Markdown,
+                &[
+                    "@all",
+                    "@**all**",
+                    "#tag",
+                    "~town",
+                    "$x$",
+                    "$$x$$",
+                    ":+1:",
+                    "[x](y)",
+                    "[x]: y",
+                    "![x](y)",
+                    "**b**",
+                    "_i_",
+                    "`c`",
+                    "~~s~~",
+                    "\\(x\\)",
+                    "a | b",
+                    "<b>",
+                    "> q",
+                    "/me a",
+                    "+19005550199",
+                    "&#64;",
+                    "1. a",
+                ],
+            ),
+            (
+                TelegramHtml,
+                &[
+                    "<b>x</b>",
+                    "&nbsp;",
+                    "a & b",
+                    "a > b",
+                    "@name",
+                    "#tag",
+                    "/cmd",
+                    "a (/cmd)",
+                    "<b>/cmd</b>",
+                    "$ABC",
+                    "+19005550199",
+                ],
+            ),
         ];
         for (dialect, texts) in own {
             for text in texts.iter().chain(&everywhere) {
@@ -526,7 +835,9 @@ mod tests {
             "Data: none",
             "09:41–10:00",
         ];
-        for dialect in [SlackMarkdown, SlackPlain { emoji: true }, SlackRich, TeamsRun, Mail, Subject] {
+        let presets = [Plain, GoogleChat, CardHtml];
+        let others = [SlackMarkdown, SlackPlain { emoji: true }, SlackRich, TeamsRun, Mail, Subject];
+        for dialect in others.into_iter().chain(presets) {
             for text in everywhere {
                 assert_eq!(dialect.marks(text, &known()), "", "{dialect:?} {text:?}");
             }
@@ -535,6 +846,18 @@ mod tests {
         assert_eq!(SlackMarkdown.marks("<https://wiki.example.org/x|y> *z*", &known()), "<R>**R");
         assert_eq!(TeamsMarkdown.marks("\\[x\\]（y) a\\\\b { {D} a & b; ‹at› 1.5", &known()), "");
         assert_eq!(Mail.marks("Runbook: https://wiki.example.org/x", &known()), "R");
+        assert_eq!(Plain.marks("*b* <x> @all: https://wiki.example.org/x", &known()), "");
+        assert_eq!(
+            Discord.marks("\\@everyone \\[x\\]\\(y) \\<\\@1> [R](https://wiki.example.org/x)", &known()),
+            "[](R"
+        );
+        assert_eq!(GoogleChat.marks("@all ‹users/all› <https://wiki.example.org/x|R> *z*", &known()), "<R|>**");
+        assert_eq!(
+            CardHtml.marks("@all *b* &lt;b&gt; <a href=\"https://wiki.example.org/x\">R</a>", &known()),
+            "<a href=\"R\"></a>"
+        );
+        assert_eq!(Markdown.marks("＠all a_b ［x]（y) [R](https://wiki.example.org/x)", &known()), "(R");
+        assert_eq!(TelegramHtml.marks("a/b ＠all &lt;x&gt; and/or", &known()), "");
         assert_eq!(Raw.marks("<!channel> https://evil.example", &known()), "");
     }
 

@@ -31,26 +31,36 @@ pub(super) struct Outline {
 }
 
 /// How a text of this name in this object is read.
-pub(super) type Reads = fn(owner: &Map<String, Value>, name: &str) -> Dialect;
+pub(super) type Reads = fn(At<'_>) -> Dialect;
+
+/// Where a text stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct At<'a> {
+    pub(super) owner: &'a Map<String, Value>,
+    /// What the owner is called; empty for the document.
+    pub(super) within: &'a str,
+    pub(super) name: &'a str,
+}
 
 impl Outline {
     pub(super) fn learn(&mut self, value: &Value, known: &Known, reads: Reads) {
-        self.learn_at(value, (&Map::new(), ""), known, reads);
+        self.learn_at(value, At { owner: &Map::new(), within: "", name: "" }, known, reads);
     }
 
-    fn learn_at(&mut self, value: &Value, (owner, name): (&Map<String, Value>, &str), known: &Known, reads: Reads) {
+    fn learn_at(&mut self, value: &Value, at: At<'_>, known: &Known, reads: Reads) {
         self.kinds.insert(kind(value));
         match value {
-            Value::String(text) => self.learn_text(text, reads(owner, name), known),
+            Value::String(text) => self.learn_text(text, reads(at), known),
             Value::Array(items) => {
                 self.items_max = self.items_max.max(items.len());
                 for item in items {
-                    self.items.entry(type_of(item).to_owned()).or_default().learn_at(item, (owner, name), known, reads);
+                    self.items.entry(type_of(item).to_owned()).or_default().learn_at(item, at, known, reads);
                 }
             }
             Value::Object(members) => {
                 for (name, member) in members {
-                    self.members.entry(name.clone()).or_default().learn_at(member, (members, name), known, reads);
+                    let inner = At { owner: members, within: at.name, name };
+                    self.members.entry(name.clone()).or_default().learn_at(member, inner, known, reads);
                 }
             }
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
@@ -73,35 +83,31 @@ impl Outline {
 
     /// Where and how a message goes beyond what is known.
     pub(super) fn check(&self, value: &Value, known: &Known, reads: Reads) -> Result<(), String> {
-        self.check_at(value, (&Map::new(), ""), known, reads)
+        self.check_at(value, At { owner: &Map::new(), within: "", name: "" }, known, reads)
     }
 
-    fn check_at(
-        &self,
-        value: &Value,
-        (owner, name): (&Map<String, Value>, &str),
-        known: &Known,
-        reads: Reads,
-    ) -> Result<(), String> {
-        if !self.kinds.contains(kind(value)) {
+    fn check_at(&self, value: &Value, at: At<'_>, known: &Known, reads: Reads) -> Result<(), String> {
+        // Nothing in the place of something does no harm.
+        if !value.is_null() && !self.kinds.contains(kind(value)) {
             return Err(format!(": never {} before", kind(value)));
         }
         match value {
-            Value::String(text) => self.check_text(text, reads(owner, name), known),
+            Value::String(text) => self.check_text(text, reads(at), known),
             Value::Array(items) => {
                 if items.len() > self.items_max + MORE {
                     return Err(format!(": {} items, never more than {} before", items.len(), self.items_max));
                 }
-                for (item, at) in items.iter().zip(0..) {
-                    let known_one = self.items.get(type_of(item)).ok_or_else(|| format!("/{at}: an unknown type"))?;
-                    let checked = known_one.check_at(item, (owner, name), known, reads);
-                    checked.map_err(|error| format!("/{at}{error}"))?;
+                for (item, index) in items.iter().zip(0..) {
+                    let known_one =
+                        self.items.get(type_of(item)).ok_or_else(|| format!("/{index}: an unknown type"))?;
+                    let checked = known_one.check_at(item, at, known, reads);
+                    checked.map_err(|error| format!("/{index}{error}"))?;
                 }
                 Ok(())
             }
             Value::Object(members) => members.iter().try_for_each(|(name, member)| {
                 let known_one = self.members.get(name).ok_or_else(|| format!("/{name}: an unknown member"))?;
-                let checked = known_one.check_at(member, (members, name), known, reads);
+                let checked = known_one.check_at(member, At { owner: members, within: at.name, name }, known, reads);
                 checked.map_err(|error| format!("/{name}{error}"))
             }),
             Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
