@@ -16,6 +16,8 @@ const SHOWN = [
   ['pci-report-rejected.late', 'Late, and it says why'],
   ['destination-lost.notice', 'News of the relay itself: a destination takes no messages'],
 ];
+// Of these the digests are long lists of data.
+const DATA = ['pagerduty', 'opsgenie'];
 const SERVICES = ['discord', 'google_chat', 'mattermost', 'rocket_chat', 'zulip', 'telegram', 'ntfy', 'pagerduty', 'opsgenie'];
 
 const taken = [];
@@ -138,7 +140,7 @@ export async function previews(browser, messages, relay, directory) {
   await shoot('webhook', SHOWN[0][0], SHOWN[0][1], 'light');
   for (const service of SERVICES) {
     if (!existsSync(join(messages, service))) continue;
-    for (const [stem, alt] of SHOWN.slice(0, 2)) await shoot(service, stem, alt, 'light');
+    for (const [stem, alt] of SHOWN.slice(0, DATA.includes(service) ? 1 : 2)) await shoot(service, stem, alt, 'light');
   }
   write(directory);
 }
