@@ -1,9 +1,9 @@
-//! Email: one [`Letter`], and two ways for it to leave.
+//! Email: one letter, and two ways for it to leave.
 //!
 //! - [`submission`]: to a mail server, by SMTP.
 //! - [`api`]: to a mail service, by HTTP: Amazon SES, Mailgun, Postmark, Resend, `SendGrid`.
 //!
-//! Both carry the same headers, and what is hostile is made harmless before either sees it, in [`letter`].
+//! Both carry the same headers, and what is hostile is made harmless before either sees it, in `letter`.
 
 pub mod api;
 mod letter;
