@@ -72,7 +72,7 @@ impl fmt::Display for Channel {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is not a destination type (slack, teams, email, webhook)")]
+#[error("{0:?} is not a destination type (slack, teams, email, webhook, or a service such as discord)")]
 pub struct UnknownChannel(pub String);
 
 impl FromStr for Channel {

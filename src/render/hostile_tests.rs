@@ -569,7 +569,7 @@ fn templates_that_are_refused() {
         ("email/a.hbs", "x".to_owned(), "email/a.hbs:1:1: email templates are named NAME.subject.hbs, NAME.text.hbs or NAME.html.hbs"),
         ("email/a.htm.hbs", "x".to_owned(), "email/a.htm.hbs:1:1: email templates are named"),
         ("slack/a b.hbs", "x".to_owned(), "slack/a b.hbs:1:1: slack templates are named NAME.hbs; names are letters, digits, `-` and `_`"),
-        ("slak/a.hbs", "x".to_owned(), "slak/a.hbs:1:1: \"slak\" is not a destination type (slack, teams, email, webhook)"),
+        ("slak/a.hbs", "x".to_owned(), "slak/a.hbs:1:1: \"slak\" is not a destination type (slack, teams, email, webhook, or a service such as discord)"),
         ("slack/a.hbs", "x".repeat(70_000), "slack/a.hbs:1:1: a template may have 65536 bytes"),
     ];
     are_refused(cases);

@@ -215,7 +215,7 @@ fn telegram(letter: char, place: &Place<'_>, text: &mut String) {
         '#' => text.push('＃'),
         '$' if place.after().is_some_and(char::is_alphabetic) => text.push('＄'),
         '+' if place.after().is_some_and(|next| next.is_ascii_digit()) => text.push('＋'),
-        '/' if word(place.after()) && !word(place.before()) && !matches!(place.before(), Some('/' | '<' | '>')) => {
+        '/' if word(place.after()) && !word(place.before()) && !matches!(place.before(), Some('/' | '<')) => {
             text.push('∕');
         }
         letter => entity(letter, text),
@@ -238,6 +238,8 @@ fn look_alike(manner: Manner, letter: char, place: &Place<'_>) -> char {
         // After the template's own `]` these would make a link or a reference; after any other they are odd enough.
         '(' if place.before() == Some(']') => '（',
         ':' if place.before() == Some(']') || (richer && place.is_emoji_colon()) => '∶',
+        // Right before the template's own link it would make an image of it.
+        '!' if place.letters.get(place.at + 1) == Some(&('[', false)) => '！',
         '@' if richer => '＠',
         '#' if richer || place.leads() => '＃',
         '$' if richer => '＄',
@@ -322,6 +324,18 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(write(manner, &[value(text)], &links()).as_deref(), Ok(*expected), "{manner:?} {text}");
         }
+    }
+
+    #[test]
+    fn no_value_makes_an_image_of_the_templates_link_or_a_command_after_its_tag() {
+        let pieces = [value("look!"), literal("[Open](https://x.example)")];
+        for manner in [Manner::Mattermost, Manner::RocketChat, Manner::Zulip] {
+            let written = write(manner, &pieces, &links());
+            assert_eq!(written.as_deref(), Ok("look！[Open](https://x.example)"), "{manner:?}");
+        }
+        let pieces = [literal("<b>"), value("/stop now"), literal("</b>")];
+        let written = write(Manner::TelegramHtml, &pieces, &links());
+        assert_eq!(written.as_deref(), Ok("<b>∕stop now</b>"));
     }
 
     /// What has its way in one of the services, whatever the others make of it.
