@@ -112,7 +112,7 @@ impl<'b> Source<'b> {
     }
 
     /// `key`: that of all events.
-    fn event(&mut self, number: usize, key: Option<&'static catalogue::Known>) -> Option<Event> {
+    fn event(&mut self, number: usize, key: Option<&'static catalogue::Known>) -> Event {
         let mut record = Map::new();
         let mut put = |name: &str, value: Value| drop(record.insert(name.to_owned(), value));
         put("event_id", json!(format!("{}{number}", self.name())));
@@ -141,9 +141,14 @@ impl<'b> Source<'b> {
         }
         for name in ["first", "second", "third", "fourth"].into_iter().take(usize::from(self.byte() % 5)) {
             let name = if self.byte().is_multiple_of(2) { name.to_owned() } else { self.text() };
-            put(&name, self.value());
+            let value = self.value();
+            // What intake asks for, or there would be no event.
+            if !matches!(name.as_str(), "event_id" | "key") {
+                put(&name, value);
+            }
         }
-        Event::from_value(record.into()).ok()
+        #[expect(clippy::expect_used, reason = "intake asks for no more than these two")]
+        Event::from_value(record.into()).expect("an event with id and key")
     }
 
     fn value(&mut self) -> Value {
@@ -158,8 +163,7 @@ impl<'b> Source<'b> {
 }
 
 impl Case {
-    /// `None` if there can be no such event.
-    pub(super) fn new(mut source: Source<'_>) -> Option<Self> {
+    pub(super) fn new(mut source: Source<'_>) -> Self {
         let (kind, flags) = (source.byte(), source.byte());
         let shape = match kind % 8 {
             0..=4 => Shape::Event,
@@ -187,22 +191,35 @@ impl Case {
         };
         let count = match shape {
             Shape::Event => 1,
-            Shape::Digest => 2 + usize::from(kind / 8 % 12),
+            // Few for the most part, so that there is time for more messages; up to more than are listed.
+            Shape::Digest => [2, 2, 2, 2, 3, 3, 3, 4, 5, 6, 9, 13][usize::from(kind / 8 % 12)],
             Shape::Notice => 0,
         };
         let key = (kind & 64 != 0).then(|| source.byte()).and_then(known);
-        let events = (0..count).map(|number| source.event(number, key)).collect::<Option<Vec<_>>>()?;
-        let context = match (shape, events.as_slice()) {
-            (Shape::Event, [event, ..]) => Context::new(event, &about),
-            (Shape::Digest, events) => {
-                let kind = if kind & 128 == 0 { DigestKind::Batch } else { DigestKind::Overflow };
-                let timed: Vec<_> = events.iter().map(|event| (event.clone(), received)).collect();
-                Context::digest(&Digest::of(kind, &timed)?, &about)
-            }
-            _ => Context::notice(&Notice { destination: &other, reason: &why, waiting: u64::from(kind / 8) }, &about),
+        let events: Vec<_> = (0..count).map(|number| source.event(number, key)).collect();
+        let digest = || {
+            let kind = if kind & 128 == 0 { DigestKind::Batch } else { DigestKind::Overflow };
+            let timed: Vec<_> = events.iter().map(|event| (event.clone(), received)).collect();
+            #[expect(clippy::expect_used, reason = "only of no events there is none")]
+            Digest::of(kind, &timed).expect("a digest of several events")
+        };
+        let notice = Notice { destination: &other, reason: &why, waiting: u64::from(kind / 8) };
+        let context = match events.as_slice() {
+            [] => Context::notice(&notice, &about),
+            [event] => Context::new(event, &about),
+            _ => Context::digest(&digest(), &about),
         };
         let known = shown(&events, about.runbook.is_some());
-        Some(Self { shape, careless: flags & 64 != 0, plain: flags & 128 != 0, context, known, events })
+        Self { shape, careless: flags & 64 != 0, plain: flags & 128 != 0, context, known, events }
+    }
+}
+
+impl Case {
+    /// For whoever has to find out why.
+    pub(super) fn told(&self) -> String {
+        let Self { shape, careless, plain, events, .. } = self;
+        let events: Vec<_> = events.iter().map(|event| Value::Object(event.body().clone()).to_string()).collect();
+        format!("{shape:?}, careless: {careless}, plain: {plain}, of\n{}", events.join("\n"))
     }
 }
 
@@ -219,16 +236,39 @@ fn shown(events: &[Event], runbook: bool) -> Known {
         known.links.extend(link.map(|link| (link.to_owned(), 'L')));
         known.hosts.extend(event.target().filter(|host| is_host(host)).map(str::to_lowercase));
     }
-    // As services get them where a colon or tilde could mean something: behind the host, as its code.
-    let encoded = |link: &str| {
-        let path = link.match_indices(['/', '?', '#']).map(|(at, _)| at).find(|at| *at > 7).unwrap_or(link.len());
-        format!("{}{}", &link[..path], link[path..].replace(':', "%3A").replace('~', "%7E"))
-    };
-    let more: Vec<_> = known.links.iter().map(|(link, name)| (encoded(link), *name)).collect();
-    known.links.extend(more.into_iter().filter(|(link, _)| link.contains('%')));
+    // Where a letter could mean something it may stand as its code, which leads to the same page.
+    let mut more = Vec::new();
+    for (link, name) in &known.links {
+        let without_markup = coded(link, false);
+        let without_colons = coded(&without_markup, true);
+        more.extend([without_markup, without_colons].map(|link| (link, *name)));
+    }
+    known.links.extend(more);
     // Of two that begin alike the longer one is meant.
-    known.links.sort_by_key(|(link, _)| std::cmp::Reverse(link.len()));
+    known.links.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+    known.links.dedup();
     known
+}
+
+/// Behind the host: `~` and `_` that joins no words as their codes, or colons.
+fn coded(link: &str, colons: bool) -> String {
+    let path = link.match_indices(['/', '?', '#']).map(|(at, _)| at).find(|at| *at > 7).unwrap_or(link.len());
+    if colons {
+        return format!("{}{}", &link[..path], link[path..].replace(':', "%3A"));
+    }
+    let mut text = link[..path].to_owned();
+    let mut before = ' ';
+    let mut letters = link[path..].chars().peekable();
+    while let Some(letter) = letters.next() {
+        let joins = before.is_ascii_alphanumeric() && letters.peek().is_some_and(char::is_ascii_alphanumeric);
+        match letter {
+            '~' => text.push_str("%7E"),
+            '_' if !joins => text.push_str("%5F"),
+            _ => text.push(letter),
+        }
+        before = letter;
+    }
+    text
 }
 
 /// An `https` address on the vendor's hosts without anything that could end it early somewhere.

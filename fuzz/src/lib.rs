@@ -106,10 +106,11 @@ pub fn check(name: &str, bytes: &[u8]) {
     }
 }
 
-fn violation(name: &str, bytes: &[u8]) -> Result<(), String> {
+/// In what the message that the bytes say is more than its template and text: an error begins with where.
+pub fn violation(name: &str, bytes: &[u8]) -> Result<(), String> {
     let channel = CHANNELS.iter().find(|channel| channel.name == name).ok_or("there is no such channel")?;
-    let Some(case) = Case::new(Source::new(bytes, false)) else { return Ok(()) };
-    judge(channel, &case, render(channel, &case)?)
+    let case = Case::new(Source::new(bytes, false));
+    judge(channel, &case, render(channel, &case)?).map_err(|error| format!("{error}\n{}", case.told()))
 }
 
 fn judge(channel: &Channel, case: &Case, content: Content) -> Result<(), String> {
@@ -164,7 +165,7 @@ fn learn(channel: &Channel) -> Learned {
                 _ => {}
             }
         }
-        let Some(case) = Case::new(Source::new(&bytes, true)) else { continue };
+        let case = Case::new(Source::new(&bytes, true));
         let message = messages.entry(rendered(&case)).or_default();
         if let Ok(content) = render(channel, &case) {
             message.learn(channel, &case, content);
@@ -269,7 +270,7 @@ mod tests {
     fn rendered_by(name: &str) -> (Channel, Case, Content) {
         let channel = CHANNELS.into_iter().find(|channel| channel.name == name).unwrap();
         // One event with an unknown key, by the built-in template.
-        let case = Case::new(Source::new(&[0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 1], false)).unwrap();
+        let case = Case::new(Source::new(&[0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 1], false));
         let content = render(&channel, &case).unwrap();
         assert_eq!(judge(&channel, &case, content.clone()), Ok(()), "{name}");
         (channel, case, content)

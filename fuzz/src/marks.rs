@@ -53,9 +53,9 @@ impl Known {
         self.links.iter().find(|(link, _)| link == text).map(|(_, name)| *name)
     }
 
+    /// `text`: in lower case.
     fn is_host(&self, text: &str) -> bool {
-        let text = text.to_ascii_lowercase();
-        text == "halosecurity.com" || text.ends_with(".halosecurity.com") || self.hosts.contains(&text)
+        text == "halosecurity.com" || text.ends_with(".halosecurity.com") || self.hosts.iter().any(|host| host == text)
     }
 }
 
@@ -63,13 +63,14 @@ impl Dialect {
     /// All of it, in order, as a few letters each; empty for plain words.
     pub(super) fn marks(self, line: &str, known: &Known) -> String {
         let mut out = String::new();
-        let named = self.is_preset().then(|| named(line, known));
-        let line = named.as_deref().unwrap_or(line);
-        let whole = line;
-        let line = if named.is_none() { without_ipv6(line) } else { line.into() };
+        if self == Self::Raw || (self != Self::Subject && is_plain(line)) {
+            return out;
+        }
+        let whole = if self.is_preset() { named(line, known) } else { line.into() };
+        let line = if self.is_preset() { Cow::Borrowed(&*whole) } else { without_ipv6(&whole) };
         let line = &*line;
         match self {
-            Self::Raw => return out,
+            Self::Raw => {}
             Self::Plain => each(line, &mut out, |_, _| false),
             Self::Discord => discord(line, &mut out),
             Self::GoogleChat | Self::Markdown => chat(line, self == Self::Markdown, &mut out),
@@ -103,13 +104,11 @@ impl Dialect {
                 out.extend((line.chars().count() > 220).then_some('…'));
             }
         }
-        addresses(&self.read(whole), known, &mut out);
+        addresses(&self.read(&whole), known, &mut out);
         out.extend(line.chars().filter(|letter| is_hidden(*letter)).map(|_| '\u{FFFD}'));
         out
     }
-}
 
-impl Dialect {
     fn is_preset(self) -> bool {
         use Dialect::{CardHtml, Discord, GoogleChat, Markdown, Plain, TelegramHtml};
         matches!(self, Plain | Discord | GoogleChat | CardHtml | Markdown | TelegramHtml)
@@ -131,12 +130,30 @@ impl Dialect {
     }
 }
 
+/// Whether a line has only letters, digits and signs that mean nothing in any dialect, as most lines have: a short cut, with
+/// the same result. `·` is what parts a headline.
+fn is_plain(line: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b' ' | b',' | b';' | b'%' | b'?');
+    let mut rest = line.as_bytes();
+    loop {
+        match rest {
+            [byte, after @ ..] if plain(*byte) => rest = after,
+            [0xC2, 0xB7, after @ ..] => rest = after,
+            _ => return rest.is_empty(),
+        }
+    }
+}
+
 /// Stand for whole addresses that may be there: letters of no script.
 const NAMES: [(char, char); 2] = [('\u{E00C}', 'L'), ('\u{E012}', 'R')];
 
-/// The colons of a whole address make no emoji.
+/// The colons of a whole address count for nothing, since it could not be read without them. At worst a workspace has given a
+/// picture the name of one of its groups, and shows that: nothing to act on. Of anything that is no whole address they count.
 fn without_ipv6(line: &str) -> Cow<'_, str> {
     let mut text = Cow::Borrowed(line);
+    if line.bytes().filter(|byte| *byte == b':').count() < 2 {
+        return text;
+    }
     for word in line.split(|letter: char| !letter.is_ascii_hexdigit() && letter != ':') {
         if word.len() > 2 && word.parse::<Ipv6Addr>().is_ok() {
             text = text.replace(word, "x").into();
@@ -150,16 +167,29 @@ fn name_of(letter: char) -> Option<char> {
 }
 
 /// The line with a letter for each address that may be in it, so that nothing of an address is taken for markup.
-fn named(line: &str, known: &Known) -> String {
+fn named<'l>(line: &'l str, known: &Known) -> Cow<'l, str> {
+    // The first byte that all of them share.
+    let has_stand_in = line.as_bytes().contains(&0xEE);
+    // An address has these, whatever it is: a short cut.
+    if !has_stand_in && !line.contains("://") {
+        return line.into();
+    }
     let mut text = line.replace(NAMES.map(|(stand_in, _)| stand_in), "x");
     for (link, name) in &known.links {
+        // What follows looks for it with `&` in two spellings: both begin with this.
+        let start = link.split('&').next().unwrap_or_default();
+        if !text.contains(start) {
+            continue;
+        }
         let stand_in = NAMES.iter().find(|(_, known)| known == name).map_or('x', |(stand_in, _)| *stand_in);
         for link in [link.clone(), link.replace('&', "&amp;")] {
             let mut from = 0;
             while let Some(at) = text[from..].find(&link).map(|at| from + at) {
                 let after = at + link.len();
+                // Clients leave out of an address what ends a sentence: <https://github.github.com/gfm/#autolinks-extension->
+                let next = text[after..].trim_start_matches([':', '.', '?', '!']).chars().next();
                 let is_whole = text[..at].chars().next_back().is_none_or(|letter| is_word_end(letter) || letter == '[')
-                    && text[after..].chars().next().is_none_or(is_word_end);
+                    && next.is_none_or(is_word_end);
                 if is_whole {
                     text.replace_range(at..after, &stand_in.to_string());
                 }
@@ -167,7 +197,7 @@ fn named(line: &str, known: &Known) -> String {
             }
         }
     }
-    text
+    text.into()
 }
 
 /// Without the backslashes that Discord takes away.
@@ -238,6 +268,7 @@ fn chat(line: &str, richer: bool, out: &mut String) {
             '_' if !joins_word(line, at) => out.push('_'),
             '(' if before == ']' => out.push(letter),
             ':' if before == ']' && richer => out.push(letter),
+            // An image only of what would be a link; of any other brackets it is an exclamation mark.
             '!' if next == Some('[') && is_link(rest) => out.push('!'),
             '&' if is_entity(rest) => out.push('&'),
             '@' | '#' | '$' | '\\' if richer => out.push(letter),
@@ -264,17 +295,23 @@ fn is_link(text: &str) -> bool {
 }
 
 fn is_entity(rest: &str) -> bool {
+    // `&CounterClockwiseContourIntegral;` is the longest: <https://html.spec.whatwg.org/entities.json>
+    const NAME_MAX: usize = 31;
     let name = rest.trim_start_matches(|letter: char| letter.is_ascii_alphanumeric() || letter == '#');
-    name.starts_with(';') && name.len() < rest.len()
+    name.starts_with(';') && (1..=NAME_MAX).contains(&(rest.len() - name.len()))
 }
 
 const ENTITIES: [(&str, &str); 4] = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&amp;", "&")];
 
 /// A line of HTML as it is read: without tags, its entities undone.
 fn shown(line: &str) -> String {
+    if !line.contains(['<', '&']) {
+        return line.to_owned();
+    }
     let mut text = String::with_capacity(line.len());
     for (number, part) in line.split('<').enumerate() {
-        let part = if number == 0 { part } else { part.split_once('>').map_or(part, |(_, text)| text) };
+        let (tag, part) = if number == 0 { ("", part) } else { part.split_once('>').unwrap_or(("", part)) };
+        text.push_str(if tag == "br" { "\n" } else { "" });
         text.push_str(part);
     }
     ENTITIES.iter().fold(text, |text, (entity, letter)| text.replace(entity, letter))
@@ -333,6 +370,9 @@ fn is_slack_entity(rest: &str) -> bool {
 
 /// Whether `:name:` begins before this.
 fn is_emoji(rest: &str) -> bool {
+    if !rest.contains(':') {
+        return false;
+    }
     let name: usize = rest
         .chars()
         .take_while(|letter| letter.is_alphanumeric() || "_+-'".contains(*letter))
@@ -392,10 +432,7 @@ fn teams_markdown(line: &str, out: &mut String) {
             '_' if !joins_word(line, at) => out.push('_'),
             '{' if rest.starts_with('{') => out.push('{'),
             '(' | ':' if before == ']' => out.push(letter),
-            '&' => {
-                let name = rest.trim_start_matches(|letter: char| letter.is_ascii_alphanumeric() || letter == '#');
-                out.extend((name.starts_with(';') && name.len() < rest.len()).then_some('&'));
-            }
+            '&' if is_entity(rest) => out.push('&'),
             _ => {}
         }
         before = letter;
@@ -435,7 +472,9 @@ pub(super) fn addresses(line: &str, known: &Known, out: &mut String) {
     if !line.contains(|letter| matches!(letter, ':' | '/' | '\\') || is_dot(letter)) {
         return;
     }
-    for (link, name) in &known.links {
+    // All of them have these.
+    let links = if line.contains("://") { known.links.as_slice() } else { &[] };
+    for (link, name) in links {
         if let Some((before, after)) = line.split_once(link.as_str())
             && before.chars().next_back().is_none_or(|letter| is_word_end(letter) || letter == '[')
             && after.chars().next().is_none_or(is_word_end)
@@ -450,35 +489,79 @@ pub(super) fn addresses(line: &str, known: &Known, out: &mut String) {
         if word.is_empty() {
             continue;
         }
-        if !is_vendors(word) && is_address(word, known) {
+        if is_address(word, known) && !is_vendors(word, known) {
             out.push('!');
         }
     }
 }
 
-/// An address on the vendor's hosts, which is shown as it is.
-fn is_vendors(word: &str) -> bool {
-    word.trim_start_matches('[').strip_prefix("https://").is_some_and(|rest| {
-        let host = rest.split(['/', '?', '#', ':']).next().unwrap_or_default().to_ascii_lowercase();
-        let is_plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
-        is_plain && (host == "halosecurity.com" || host.ends_with(".halosecurity.com")) && !rest.contains("://")
-    })
+/// An address on the vendor's hosts, which is shown as it is: whoever follows it gets to the vendor, whatever its path, so it
+/// says no more than the host name would, which may be shown anywhere. Its host must end where every client ends it, and no
+/// other scheme may follow but a harmless `[://`. Where it begins must be as plain: behind a sign, of a text that is no
+/// address and does not make it one.
+fn is_vendors(word: &str, known: &Known) -> bool {
+    // As it would be read without the look-alike of a colon that might have made an emoji.
+    let word = word.replace('∶', ":");
+    let Some(start) = word.to_ascii_lowercase().find("https://") else { return false };
+    let (before, rest) = (&word[..start], &word[start + "https://".len()..]);
+    if before.ends_with(|letter: char| !matches!(letter, '[' | '.' | '@')) || is_address(before, known) {
+        return false;
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default().to_ascii_lowercase();
+    // Of `host:x@other` the host is the other.
+    let (host, port) = authority.split_once(':').unwrap_or((&authority, ""));
+    let is_plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
+    let has_port =
+        port.trim_start_matches(':').trim_end_matches(['[', ':', '.']).bytes().all(|byte| byte.is_ascii_digit());
+    is_plain
+        && has_port
+        && (host == "halosecurity.com" || host.ends_with(".halosecurity.com"))
+        && rest.match_indices("://").all(|(at, _)| is_harmless(&rest[..at]))
+}
+
+/// Whether this before `://` makes it so: `hxxps://` and `[://]`.
+fn is_harmless(before: &str) -> bool {
+    ["hxxp", "hxxps", "["].iter().any(|end| before.ends_with(end))
 }
 
 /// The last are written where other letters would be markup.
 fn is_word_end(letter: char) -> bool {
-    letter.is_whitespace() || "<>\"'|(){},;`*~ˋ∗∼∣›‹".contains(letter) || letter == ']'
+    matches!(
+        letter,
+        '<' | '>'
+            | '"'
+            | '\''
+            | '|'
+            | '('
+            | ')'
+            | '{'
+            | '}'
+            | ','
+            | ';'
+            | '`'
+            | '*'
+            | '~'
+            | ']'
+            | ' '
+            | 'ˋ'
+            | '∗'
+            | '∼'
+            | '∣'
+            | '›'
+            | '‹'
+    ) || letter.is_whitespace()
 }
 
 fn is_address(word: &str, known: &Known) -> bool {
+    if !word.contains(|letter| matches!(letter, ':' | '/' | '\\') || is_dot(letter)) {
+        return false;
+    }
     // `_` is written as a look-alike where it might be markup.
     let lower = word.to_lowercase().replace('ˍ', "_");
     for (at, letter) in lower.char_indices() {
         let (before, after) = (&lower[..at], &lower[at + letter.len_utf8()..]);
         if letter == ':' {
-            // Made harmless: `hxxps://` and `[://]`.
-            let harmless = before.ends_with("hxxp") || before.ends_with("hxxps") || before.ends_with('[');
-            if after.starts_with("//") && !harmless {
+            if after.starts_with("//") && !is_harmless(before) {
                 return true;
             }
             let scheme = SCHEMES.iter().any(|scheme| before.ends_with(scheme));
@@ -489,7 +572,9 @@ fn is_address(word: &str, known: &Known) -> bool {
         }
         let slashes = matches!(letter, '/' | '\\') && after.starts_with(letter);
         // `∶` stands for a colon that might have made an emoji.
-        if slashes && !before.ends_with([':', '∶', '[', '/', '\\']) && after.len() > 1 {
+        // `＼` stands for a backslash.
+        let begins = before.trim_end_matches('＼');
+        if slashes && !begins.ends_with([':', '∶', '[', '/', '\\']) && after.len() > 1 {
             let rest = after.trim_start_matches(['/', '\\']);
             if rest.starts_with(char::is_alphanumeric) {
                 return true;
@@ -535,6 +620,9 @@ fn is_host(labels: &[&str]) -> bool {
 
 /// Controls, letters without a shape, and those that turn the order of others round.
 fn is_hidden(letter: char) -> bool {
+    if letter.is_ascii() {
+        return letter.is_ascii_control();
+    }
     letter.is_control()
         || matches!(letter, '\u{AD}' | '\u{34F}' | '\u{61C}' | '\u{115F}' | '\u{1160}' | '\u{180E}' | '\u{200B}'..='\u{200F}'
             | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{3164}' | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}' | '\u{FFA0}'
@@ -859,6 +947,51 @@ mod tests {
         assert_eq!(Markdown.marks("＠all a_b ［x]（y) [R](https://wiki.example.org/x)", &known()), "(R");
         assert_eq!(TelegramHtml.marks("a/b ＠all &lt;x&gt; and/or", &known()), "");
         assert_eq!(Raw.marks("<!channel> https://evil.example", &known()), "");
+        // The vendor's, wherever they lead; nothing else that looks like it.
+        let link = "https://app.halosecurity.com/link?a=1&b=2";
+        for text in [
+            format!("{link}: x, {link}."),
+            format!("x.{link}"),
+            format!("u[{link}"),
+            "HTTPS://APP.HALOSECURITY.COM/LINK?A=1".to_owned(),
+            "https://app.halosecurity.com/x::[://]-".to_owned(),
+            "https://app.halosecurity.com/x:[hxxps://evil[.]example".to_owned(),
+            "https∶//app.halosecurity.com/x".to_owned(),
+            "[＼//evil[.]example".to_owned(),
+        ] {
+            for dialect in [Mail, Subject, Plain, TeamsRun] {
+                assert_eq!(dialect.marks(&text, &known()), "", "{dialect:?} {text}");
+            }
+        }
+        assert_eq!(Discord.marks("https://app.halosecurity.com/link?a=1&b=2: x", &known()), "");
+        for text in [
+            "https://app.halosecurity.com…",
+            "https://app.halosecurity.com@evil.example/",
+            "https://app.halosecurity.com.evil.example/",
+            "https://evil.example/https://app.halosecurity.com/",
+            "https://app.halosecurity.com/://evil.example",
+            "https://app.halosecurity.com:x@evil.example",
+            "https∶//app.halosecurity.com∶x@evil.example",
+            "https://app.halosecurity.com/x:[https://evil",
+            "＼//evil/x",
+            "https://x@app.halosecurity.com/",
+            "evil.example@https://app.halosecurity.com/",
+            "evil.example.https://app.halosecurity.com/",
+            "xhttps://app.halosecurity.com/",
+            "http://app.halosecurity.com/",
+        ] {
+            for dialect in [Mail, Subject, Plain, TeamsRun] {
+                assert_ne!(dialect.marks(text, &known()), "", "{dialect:?} {text}");
+            }
+        }
+        // Lines do not join, and no name is as long as this.
+        assert_eq!(CardHtml.marks("zq data:<br>• x", &known()), "");
+        assert_ne!(CardHtml.marks("zq data:x<br>• x", &known()), "");
+        assert_eq!(Markdown.marks(&format!("&{};", "x".repeat(32)), &known()), "");
+        assert_eq!(Markdown.marks(&format!("&{};", "x".repeat(31)), &known()), "&");
+        // Markup behind it counts.
+        assert_eq!(Discord.marks("https://app.halosecurity.com/link?a=1&b=2:_x_", &known()), "__");
+        assert_eq!(Markdown.marks("https://app.halosecurity.com/link?a=1&b=2#tag", &known()), "#");
     }
 
     #[test]

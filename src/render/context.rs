@@ -188,8 +188,8 @@ impl Context {
         let mut data = common(said, about);
         let link = event.url.as_deref().and_then(|url| event_link(url, hosts));
         let (url, label) = link.unzip();
+        data["event"] = event_shown(event, &target, url.as_deref(), hosts, when);
         data["link"] = object!({"url": url, "label": label});
-        data["event"] = event_shown(event, &target, url.is_some(), hosts, when);
         Self::build(data, Subject::Event(event.clone()), target.plain, about)
     }
 
@@ -619,10 +619,11 @@ pub(super) fn when(event: &Event, about: &Circumstances<'_>) -> Option<String> {
     Some(about.audience.zone.show(event.time?))
 }
 
-/// `is_link`: its address may be one.
-fn event_shown(event: &Event, target: &Target, is_link: bool, hosts: &Hosts, when: Option<String>) -> Value {
+/// `link`: its address, if it may be one.
+fn event_shown(event: &Event, target: &Target, link: Option<&str>, hosts: &Hosts, when: Option<String>) -> Value {
     let spared = Spared { own: target.plain.as_deref(), hosts: Some(hosts) };
-    let url = event.url.as_deref().map(|url| if is_link { url.to_owned() } else { tame(url, spared, FIELD_MAX) });
+    let checked = || event.url.as_deref().map(|url| tame(url, spared, FIELD_MAX));
+    let url = link.map(str::to_owned).or_else(checked);
     object!({
         "id": tame(event.id.as_str(), Spared::NONE, 128),
         "key": tame(event.key.as_str(), Spared::NONE, 128),

@@ -179,7 +179,7 @@ pub(super) fn begins_entity(letters: &[Letter], at: usize) -> bool {
 
 fn ends_list_number(letters: &[Letter], at: usize) -> bool {
     let digits = letters[..at].iter().rev().take_while(|(letter, _)| letter.is_ascii_digit()).count();
-    let spaced = letters.get(at + 1).is_none_or(|(letter, _)| *letter == ' ');
+    let spaced = letters.get(at + 1).is_none_or(|(letter, _)| letter.is_whitespace());
     digits > 0 && spaced && starts_line(letters, at - digits)
 }
 
@@ -312,6 +312,8 @@ mod tests {
             ("=== x", "＝== x"),
             ("1. x", "1․ x"),
             ("12) x", "12） x"),
+            ("1.", "1․"),
+            ("1.\nx", "1․\nx"),
             ("4.94.2 (x)", "4.94.2 (x)"),
         ];
         for (text, expected) in cases {

@@ -4,6 +4,7 @@
 //! This is the first of two defences. The second, escaping for the place where the text lands, is
 //! [`taint`](super::taint)'s; neither relies on the other.
 
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
@@ -93,7 +94,8 @@ pub(super) fn shorten(text: &str, max: usize) -> String {
     let kept = whole_letters(text, max);
     let word = kept.rfind([' ', '\n']).map_or(0, |at| at + 1);
     let tail = &kept[word..];
-    let tamed = if tail.contains(is_dot) { defang(tail, Spared::NONE) } else { tail.to_owned() };
+    let is_address = tail.contains(|letter| letter == ':' || is_dot(letter));
+    let tamed = if is_address { defang_all(tail, Spared::NONE) } else { tail.to_owned() };
     let tamed = format!("{}{tamed}", &kept[..word]);
     with_mark(without_half_escape(whole_letters(&tamed, max)))
 }
@@ -199,11 +201,23 @@ fn plain_address<'t>(word: &'t str, spared: Spared<'_>) -> Option<&'t str> {
         word.trim_start_matches(['(', '"', '\'']).trim_end_matches(['.', ',', ';', ':', '!', '?', ')', '"', '\'']);
     let (_, rest) = address.split_once("://")?;
     let authority = authority(rest);
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.~%?=&#+-".contains(&byte);
     let path = &rest[authority.len()..];
     let host = authority.split(':').next().unwrap_or_default();
-    let good = is_plain_url(address) && path.bytes().all(plain) && !path.contains("//") && spared.allows(host);
+    let good = is_plain_url(address) && is_plain_path(path) && !path.contains("//") && spared.allows(host);
     good.then_some(address)
+}
+
+/// Whether what follows a host reads like no markup, wherever it stands: no `~`, and `_` only between letters or digits.
+/// Where an address ends differs from client to client, and with it what is still markup.
+fn is_plain_path(path: &str) -> bool {
+    path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_.%?=&#+-".contains(&byte))
+        && path.match_indices('_').all(|(at, _)| joins(path, at))
+}
+
+fn joins(text: &str, at: usize) -> bool {
+    let is_word = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    is_word(at.checked_sub(1).and_then(|at| bytes.get(at))) && is_word(bytes.get(at + 1))
 }
 
 fn defang_all(text: &str, spared: Spared<'_>) -> String {
@@ -231,23 +245,30 @@ fn defang_all(text: &str, spared: Spared<'_>) -> String {
         let (start, end) = found.get(0).map_or((0, 0), |all| (all.start(), all.end()));
         (text[..start].chars().next_back(), text[end..].chars().next().filter(|letter| !letter.is_whitespace()))
     };
-    let text = SLASHES.replace_all(text, |found: &Captures<'_>| match beside(text, found) {
+    // Each pattern is tried only on what it can match: most texts have but one of a dot and a colon.
+    let replaced = |pattern: &Regex, can_match: bool, text: &str, by: &dyn Fn(&Captures<'_>) -> String| {
+        if can_match { pattern.replace_all(text, by).into_owned() } else { text.to_owned() }
+    };
+    let has_slashes = text.as_bytes().windows(2).any(|pair| pair.iter().all(|byte| matches!(byte, b'/' | b'\\')));
+    let text = replaced(&SLASHES, has_slashes, text, &|found| match beside(text, found) {
         (Some(':' | '['), _) | (_, None) => found[0].to_owned(),
         _ => format!("[{}]", &found[0]),
     });
-    let text = SCHEME.replace_all(&text, |found: &Captures<'_>| match found[1].to_ascii_lowercase().as_str() {
-        // Done already.
-        "hxxp" | "hxxps" => found[0].to_owned(),
-        _ if found[2].starts_with('[') => found[0].to_owned(),
-        "http" => format!("hxxp{}", &found[2]),
-        "https" => format!("hxxps{}", &found[2]),
-        _ => format!("{}[{}]", &found[1], &found[2]),
-    });
-    let text = BARE.replace_all(&text, |found: &Captures<'_>| match beside(&text, found) {
+    let has_colon = text.contains(':');
+    let text =
+        replaced(&SCHEME, has_slashes && has_colon, &text, &|found| match found[1].to_ascii_lowercase().as_str() {
+            // Done already.
+            "hxxp" | "hxxps" => found[0].to_owned(),
+            _ if found[2].starts_with('[') => found[0].to_owned(),
+            "http" => format!("hxxp{}", &found[2]),
+            "https" => format!("hxxps{}", &found[2]),
+            _ => format!("{}[{}]", &found[1], &found[2]),
+        });
+    let text = replaced(&BARE, has_colon, &text, &|found| match beside(&text, found) {
         (_, None) => found[0].to_owned(),
         _ => format!("{}[:]", &found[1]),
     });
-    HOST.replace_all(&text, |found: &Captures<'_>| {
+    replaced(&HOST, text.contains(is_dot), &text, &|found| {
         let host = &found[0];
         let (start, end) = found.get(0).map_or((0, 0), |all| (all.start(), all.end()));
         let (before, after) = (&text[..start], &text[end..]);
@@ -262,7 +283,6 @@ fn defang_all(text: &str, spared: Spared<'_>) -> String {
         }
         host.replace(is_dot, "[.]")
     })
-    .into_owned()
 }
 
 /// Read as dots in host names, some by IDNA (<https://www.unicode.org/reports/tr46/>), some by lenient clients.
@@ -345,18 +365,37 @@ pub(super) fn is_vendor_url(url: &str) -> bool {
 
 /// Whether an event's own address reads like no other address and no markup.
 fn is_harmless_url(url: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/?#&=%+".contains(&byte);
     let path = https_host(url).and_then(|host| url.get("https://".len() + host.len()..)).unwrap_or_default();
-    is_plain_url(url) && path.bytes().all(plain)
+    is_plain_url(url) && is_plain_path(path)
 }
 
 /// The address if it may be a link of a message, and what that is called: the vendor's, or one of the rules file's hosts.
-pub(super) fn event_link<'u>(url: &'u str, hosts: &Hosts) -> Option<(&'u str, String)> {
-    if is_vendor_url(url) {
+/// `~`, and `_` beside a sign, become their codes, which every server reads as the same:
+/// <https://www.rfc-editor.org/rfc/rfc3986#section-2.3>
+pub(super) fn event_link<'u>(url: &'u str, hosts: &Hosts) -> Option<(Cow<'u, str>, String)> {
+    let url = without_markup(url);
+    if is_vendor_url(&url) {
         return Some((url, "Open in Halo Security".to_owned()));
     }
-    let host = https_host(url)?.split(':').next().unwrap_or_default();
-    (is_harmless_url(url) && hosts.allow(host)).then(|| (url, format!("Open {host}")))
+    let host = https_host(&url)?.split(':').next().unwrap_or_default();
+    let label = format!("Open {host}");
+    (is_harmless_url(&url) && hosts.allow(host)).then_some((url, label))
+}
+
+fn without_markup(url: &str) -> Cow<'_, str> {
+    if !url.contains(['~', '_']) {
+        return Cow::Borrowed(url);
+    }
+    let host = https_host(url).map_or(url.len(), |host| "https://".len() + host.len());
+    let mut text = url[..host].to_owned();
+    for (at, letter) in url[host..].char_indices() {
+        match letter {
+            '~' => text.push_str("%7E"),
+            '_' if !joins(&url[host..], at) => text.push_str("%5F"),
+            _ => text.push(letter),
+        }
+    }
+    Cow::Owned(text)
 }
 
 /// An `https` or `http` address that configuration may turn into a link: printable ASCII without the characters that end a
@@ -443,6 +482,9 @@ mod tests {
         assert_eq!(shorten("at www.bank.example.com.example.org", 24), "at www[.]bank[.]example…");
         assert_eq!(shorten("https://app.halosecurity.com/link", 27), "hxxps://app[.]halosecurity…");
         assert_eq!(shorten("App.halosecurity.com is", 20), "App[.]halosecurity…");
+        assert_eq!(shorten("at https://app.halosecurity.com/", 14), "at hxxps://ap…");
+        assert_eq!(shorten("at https://app.halosecurity.com/link?q=1", 32), "at hxxps://app[.]halosecurity…");
+        assert_eq!(shorten("at https://app.halosecurity.com/", 10), "at https:…");
         assert_eq!(shorten("a.example b.example cccc", 21), "a.example b.example …");
     }
 
@@ -510,6 +552,7 @@ mod tests {
         let hosts = Hosts::new(vec![pattern("*.example.org"), pattern("wiki.example.com")]);
         let stay = [
             "see https://www.example.org/a/b?c=d&e=%20#f.",
+            "https://www.example.org/date_created",
             "(https://wiki.example.com) http://WIKI.example.com:8080/x, www.example.org",
             "https://app.halosecurity.com/link?q=user-event and app.halosecurity.com",
         ];
@@ -528,6 +571,10 @@ mod tests {
             ("https://www.example.org\\@evil.example", "hxxps://www[.]example[.]org\\@evil[.]example"),
             ("https://www.example.org/|x", "hxxps://www[.]example[.]org/|x"),
             ("https://www.example.org/*x*", "hxxps://www[.]example[.]org/*x*"),
+            ("https://www.example.org/~x~", "hxxps://www[.]example[.]org/~x~"),
+            ("https://www.example.org/_x", "hxxps://www[.]example[.]org/_x"),
+            ("https://www.example.org/x_", "hxxps://www[.]example[.]org/x_"),
+            ("https://www.example.org/x__y", "hxxps://www[.]example[.]org/x__y"),
             ("javascript://www.example.org/x", "javascript[://]www[.]example[.]org/x"),
             ("xhttps://www.example.org/", "xhttps[://]www[.]example[.]org/"),
             ("https://www.example.org/ https://evil.example/", "https://www.example.org/ hxxps://evil[.]example/"),
@@ -547,6 +594,16 @@ mod tests {
         assert_eq!(links("https://www.example.org:8443/x").as_deref(), Some("Open www.example.org"));
         assert_eq!(links("https://app.halosecurity.com/x").as_deref(), Some("Open in Halo Security"));
         assert_eq!((links("http://www.example.org/x"), links("https://example.org/")), (None, None));
+        let link = |url| event_link(url, &hosts).map(|(url, _)| url.into_owned());
+        assert_eq!(
+            link("https://www.example.org/~x/_a_b__?c_d=_").as_deref(),
+            Some("https://www.example.org/%7Ex/%5Fa_b%5F%5F?c_d=%5F")
+        );
+        assert_eq!(link("https://www.example.org/a_b").as_deref(), Some("https://www.example.org/a_b"));
+        assert_eq!(
+            (link("https://~x@www.example.org/"), link("~"), link("https://www.example.org/*_")),
+            (None, None, None)
+        );
     }
 
     #[test]

@@ -174,7 +174,7 @@ impl Place<'_> {
 
     fn ends_list_number(&self) -> bool {
         let digits = self.letters[..self.at].iter().rev().take_while(|(letter, _)| letter.is_ascii_digit()).count();
-        digits > 0 && self.after().is_none_or(|next| next == ' ') && self.leads_at(self.at - digits)
+        digits > 0 && self.after().is_none_or(char::is_whitespace) && self.leads_at(self.at - digits)
     }
 }
 
@@ -238,8 +238,8 @@ fn look_alike(manner: Manner, letter: char, place: &Place<'_>) -> char {
         // After the template's own `]` these would make a link or a reference; after any other they are odd enough.
         '(' if place.before() == Some(']') => '（',
         ':' if place.before() == Some(']') || (richer && place.is_emoji_colon()) => '∶',
-        // Right before the template's own link it would make an image of it.
-        '!' if place.letters.get(place.at + 1) == Some(&('[', false)) => '！',
+        // Before the template's own link, or within its label, it would make an image.
+        '!' if place.after() == Some('[') => '！',
         '@' if richer => '＠',
         '#' if richer || place.leads() => '＃',
         '$' if richer => '＄',
@@ -395,7 +395,7 @@ mod tests {
             "@everyone @here @all @channel",
             "‹@123› ‹@&1› ‹#1› ‹!channel› ‹users/all›",
             "‹https://evil∣x› ‹t:1› ‹time:1›",
-            "[x]（hxxps://evil) ![x]（y)",
+            "[x]（hxxps://evil) ！[x]（y)",
             "[x]∶ hxxps://evil",
             "∗∗b∗∗ ∗i∗ ˍˍuˍˍ ˍiˍ ∼∼s∼∼ ∣∣p∣∣",
             "ˋcˋ ˋˋˋcˋˋˋ",
@@ -422,7 +422,7 @@ mod tests {
             "＠everyone ＠here ＠all ＠channel",
             "‹＠123› ‹＠&1› ‹＃1› ‹!channel› ‹users/all›",
             "‹https://evil∣x› ‹t:1› ‹time:1›",
-            "[x]（hxxps://evil) ![x]（y)",
+            "[x]（hxxps://evil) ！[x]（y)",
             "[x]∶ hxxps://evil",
             "∗∗b∗∗ ∗i∗ ˍˍuˍˍ ˍiˍ ∼∼s∼∼ ∣∣p∣∣",
             "ˋcˋ ˋˋˋcˋˋˋ",

@@ -169,6 +169,24 @@ fn assert_within(name: &str, body: &Value) {
 
 /// Ten events of the longest texts with the longest links, by letters of one and of four bytes, and such as are escaped.
 #[test]
+fn what_only_its_surroundings_make_markup() {
+    use crate::preset::Manner;
+    let url = "https://wiki.example.org/x".to_owned();
+    let (literal, value) = (|text: &str| Piece::Literal(text.to_owned()), |text: &str| Piece::Value(text.to_owned()));
+    let write = |manner, pieces: &[Piece]| manners::write(manner, pieces, std::slice::from_ref(&url)).unwrap();
+    let number = [literal("- "), value("1."), literal("\nx")];
+    assert_eq!(write(Manner::Discord, &number), "- 1\\.\nx");
+    for manner in [Manner::GoogleChat, Manner::Mattermost, Manner::RocketChat, Manner::Zulip] {
+        assert_eq!(write(manner, &number), "- 1․\nx", "{manner:?}");
+    }
+    let image = [literal("["), value("!["), literal("]("), value(&url), literal(")")];
+    assert_eq!(write(Manner::Discord, &image), "[!\\[](https://wiki.example.org/x)");
+    for manner in [Manner::Mattermost, Manner::RocketChat, Manner::Zulip] {
+        assert_eq!(write(manner, &image), "[！[](https://wiki.example.org/x)", "{manner:?}");
+    }
+}
+
+#[test]
 fn the_longest_messages_are_within_all_limits() {
     let renderer = Renderer::builtin();
     for letter in ["x", "\u{1F6A8}", "&", "<", "*", "\"", "\\", "@"] {
