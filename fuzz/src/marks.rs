@@ -507,9 +507,10 @@ fn is_vendors(word: &str, known: &Known) -> bool {
     if before.ends_with(|letter: char| !matches!(letter, '[' | '.' | '@')) || is_address(before, known) {
         return false;
     }
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default().to_ascii_lowercase();
+    let authority = rest.split(['/', '?', '#', '[']).next().unwrap_or_default().to_ascii_lowercase();
     // Of `host:x@other` the host is the other.
     let (host, port) = authority.split_once(':').unwrap_or((&authority, ""));
+    let host = host.trim_end_matches(['.', '!']);
     let is_plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
     let has_port =
         port.trim_start_matches(':').trim_end_matches(['[', ':', '.']).bytes().all(|byte| byte.is_ascii_digit());
@@ -957,6 +958,7 @@ mod tests {
             "https://app.halosecurity.com/x::[://]-".to_owned(),
             "https://app.halosecurity.com/x:[hxxps://evil[.]example".to_owned(),
             "https∶//app.halosecurity.com/x".to_owned(),
+            "https://app.halosecurity.com[x]: https://app.halosecurity.com! https://app.halosecurity.com.".to_owned(),
             "[＼//evil[.]example".to_owned(),
         ] {
             for dialect in [Mail, Subject, Plain, TeamsRun] {

@@ -203,7 +203,9 @@ fn plain_address<'t>(word: &'t str, spared: Spared<'_>) -> Option<&'t str> {
     let authority = authority(rest);
     let path = &rest[authority.len()..];
     let host = authority.split(':').next().unwrap_or_default();
-    let good = is_plain_url(address) && is_plain_path(path) && !path.contains("//") && spared.allows(host);
+    // The vendor's are never `http`; who allows a host may have such.
+    let allowed = if address.starts_with("https:") { spared.allows(host) } else { spared.hosts?.allow(host) };
+    let good = is_plain_url(address) && is_plain_path(path) && !path.contains("//") && allowed;
     good.then_some(address)
 }
 
@@ -319,7 +321,8 @@ fn looks_like_host(words: &str) -> bool {
     // A sign beside it, as in `💀192.0.2.1`, is no part of a number.
     let is_address = |run: &str| {
         let labels = run.trim_matches(is_dot).split(is_dot);
-        labels.clone().count() >= 4 && labels.flat_map(|label| label.split('-')).all(|octet| is_octet(&octet))
+        labels.clone().count() >= 4
+            && labels.flat_map(|label| label.split('-')).filter(|octet| !octet.is_empty()).all(|octet| is_octet(&octet))
     };
     let first = labels[0].rsplit(|letter: char| !letter.is_ascii()).next().unwrap_or_default();
     let first = first.trim_start_matches(['-', '_']);
@@ -520,6 +523,8 @@ mod tests {
             ("data:text/html,x", "data[:]text/html,x"),
             ("data:tel:1 data:mailto: x", "data[:]tel[:]1 data[:]mailto: x"),
             ("evil.example💩.halosecurity.com 💀www.4", "evil[.]example💩[.]halosecurity[.]com 💀www[.]4"),
+            ("-192.0.2.1 192.0.2.1-", "-192[.]0[.]2[.]1 192[.]0[.]2[.]1-"),
+            ("http://app.halosecurity.com/", "hxxp://app[.]halosecurity[.]com/"),
             ("💀192.0.2.1 192.0.2.1💀", "💀192[.]0[.]2[.]1 192[.]0[.]2[.]1💀"),
             ("xn--e1afmkfd.xn--p1ai", "xn--e1afmkfd[.]xn--p1ai"),
             ("правда.рф", "правда[.]рф"),
