@@ -167,7 +167,6 @@ fn assert_within(name: &str, body: &Value) {
     assert!(preset.together.is_none_or(|max| all <= max), "{name}: {all}");
 }
 
-/// Ten events of the longest texts with the longest links, by letters of one and of four bytes, and such as are escaped.
 #[test]
 fn what_only_its_surroundings_make_markup() {
     use crate::preset::Manner;
@@ -186,6 +185,7 @@ fn what_only_its_surroundings_make_markup() {
     }
 }
 
+/// Ten events of the longest texts with the longest links, by letters of one and of four bytes, and such as are escaped.
 #[test]
 fn the_longest_messages_are_within_all_limits() {
     let renderer = Renderer::builtin();
