@@ -243,7 +243,7 @@ impl Store {
     pub async fn subscribe(&self, destination: &DestinationName) -> Result<Subscription, StoreError> {
         let name = destination.clone();
         let id = self.write(move |work| outbox::destination_id(work.db, name.as_str())).await?;
-        Ok(self.shared.writer.outlets().open(id))
+        Ok(self.shared.writer.outlets().open(destination.clone(), id))
     }
 
     /// A real, tiny commit: what the service manager's watchdog is fed by. The next start learns from it whether the clock

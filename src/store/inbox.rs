@@ -161,7 +161,10 @@ fn insert(work: &mut Work<'_>, source: &SourceName, event: &NewEvent, now: Times
         )?
         .insert(params![id, key, source.as_str(), now.as_millis(), event.body, dropped_by, drop_reason, owed, sum])?;
     for owed in &event.owed {
-        let destination = outbox::destination_id(work.db, owed.destination.as_str())?;
+        let destination = match work.known_id(&owed.destination) {
+            Some(number) => number,
+            None => outbox::destination_id(work.db, owed.destination.as_str())?,
+        };
         outbox::enqueue(work, (row, key, &event.body), destination, owed, now)?;
     }
     Ok(())

@@ -348,13 +348,25 @@ async fn a_closed_store_says_so() {
 #[tokio::test]
 async fn a_job_that_fails_half_way_leaves_nothing() {
     let scene = Scene::new();
-    let half = scene.store.write(|work| {
-        schema::set_meta(work.db, "half", 1)?;
-        work.db.execute("INSERT INTO meta (name, value) VALUES ('boot', 1)", []).map(drop)
+    let half = || {
+        scene.store.write(|work| {
+            schema::set_meta(work.db, "half", 1)?;
+            work.db.execute("INSERT INTO meta (name, value) VALUES ('boot', 1)", []).map(drop)
+        })
+    };
+    let before = scene.store.writer_stats();
+    assert!(half().await.is_err(), "alone");
+    // While the writer is busy, the next group forms.
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let busy = scene.store.write(move |_| {
+        wait.recv().unwrap();
+        Ok(())
     });
-    let (half, good) = tokio::join!(half, scene.store.beat(NOW));
-    assert!(half.is_err());
-    good.unwrap();
+    let (busy, half, good, ()) = tokio::join!(busy, half(), scene.store.beat(NOW), async { go_on.send(()).unwrap() });
+    assert!(half.is_err(), "with others");
+    busy.and(good).unwrap();
+    let after = scene.store.writer_stats();
+    assert_eq!((after.jobs - before.jobs, after.failed_commits), (4, 0));
     assert_eq!(scene.store.read(|db| schema::meta(db, "half")).await.unwrap(), None);
 }
 

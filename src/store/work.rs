@@ -10,6 +10,7 @@ use rusqlite::{Connection, params};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::Claimed;
+use crate::model::DestinationName;
 use crate::model::delivery::State;
 
 /// One job's hands.
@@ -50,6 +51,11 @@ impl<'a> Work<'a> {
         let outlet = outlets.get_mut(&destination).filter(|outlet| !outlet.born.is_closed())?;
         outlet.room = outlet.room.checked_sub(1)?;
         Some(outlet.born.clone())
+    }
+
+    /// The number of a destination that has a lane; it saves asking the store.
+    pub(super) fn known_id(&self, name: &DestinationName) -> Option<i64> {
+        self.outlets.0.numbers.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
     }
 
     /// Something waits for the lane of this destination: it will be woken, and what comes meanwhile must not overtake.
@@ -129,7 +135,14 @@ impl Effects {
 
 /// Where lanes are reached.
 #[derive(Clone, Default)]
-pub(super) struct Outlets(Arc<Mutex<HashMap<i64, Outlet>>>);
+pub(super) struct Outlets(Arc<Doors>);
+
+#[derive(Default)]
+struct Doors {
+    by_number: Mutex<HashMap<i64, Outlet>>,
+    /// On disk before they are here, and never changed.
+    numbers: Mutex<HashMap<DestinationName, i64>>,
+}
 
 struct Outlet {
     number: u64,
@@ -160,7 +173,7 @@ pub struct Subscription {
 
 impl Outlets {
     fn lock(&self) -> MutexGuard<'_, HashMap<i64, Outlet>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.by_number.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets every lane look for work.
@@ -168,8 +181,9 @@ impl Outlets {
         self.lock().values().for_each(|outlet| outlet.wake.notify_one());
     }
 
-    /// A new outlet in place of the destination's present one.
-    pub(super) fn open(&self, destination: i64) -> Subscription {
+    /// A new outlet in place of the destination's present one. The destination's number must be on disk.
+    pub(super) fn open(&self, name: DestinationName, destination: i64) -> Subscription {
+        self.0.numbers.lock().unwrap_or_else(PoisonError::into_inner).insert(name, destination);
         let (sender, born) = mpsc::unbounded_channel();
         let wake = Arc::new(Notify::new());
         let mut outlets = self.lock();

@@ -7,16 +7,17 @@
 //!                      └──────── while the fsync ran, the next group has formed ◄────────────┘
 //! ```
 //!
-//! No timer is needed. Each job runs in a savepoint of its own: one that fails takes nothing of the others with it. No
-//! answer is given before the commit that holds the job's work; when the commit fails, every job in it has failed.
+//! No timer is needed. Where there are several, each job runs in a savepoint of its own: one that fails takes nothing of the
+//! others with it. No answer is given before the commit that holds the job's work; when the commit fails, every job in it has failed.
 //!
 //! The log is folded into the file here, between groups, and not by SQLite at some commit: that would ignore a failed fsync
 //! of the file and use the log anew, and with it go the pages that never reached the disk.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -37,7 +38,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What a job leaves behind: the answer, to be given once it is known whether the commit held.
 type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 /// Runs in the group's transaction and adds to its tally; the error is the job's own, if it failed.
-type Job = Box<dyn FnOnce(&Connection, &mut Tally) -> (Answer, Option<StoreError>) + Send>;
+type Job = Box<dyn FnOnce(&Connection, Company, &mut Tally) -> (Answer, Option<StoreError>) + Send>;
+
+/// Who else is in a job's group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Company {
+    Others,
+    /// What it did can be undone with the whole transaction: no savepoint is needed, and making one takes time.
+    Nobody,
+}
 
 pub(super) struct Writer {
     jobs: std::sync::Mutex<Option<mpsc::Sender<Job>>>,
@@ -73,7 +82,14 @@ pub struct Stats {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, keep: Keep, room: Room) -> std::io::Result<Self> {
+    pub(super) fn start(mut connection: Connection, keep: Keep, room: Room) -> std::io::Result<Self> {
+        let log = Arc::new(AtomicI64::new(0));
+        let logged = Arc::clone(&log);
+        let hooked = connection.wal_hook(Some(move |_: &mut Wal, pages: i32| {
+            logged.store(pages.into(), Ordering::Relaxed);
+            Ok(())
+        }));
+        hooked.map_err(std::io::Error::other)?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (failed, failure) = watch::channel(None);
         let (end, ended) = watch::channel(false);
@@ -83,6 +99,8 @@ impl Writer {
         let timer = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let thread = Thread {
             connection,
+            log,
+            folded: 0,
             queue,
             failed,
             room,
@@ -124,9 +142,9 @@ impl Writer {
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let outlets = self.outlets.clone();
-        let job: Job = Box::new(move |connection, tally| {
+        let job: Job = Box::new(move |connection, company, tally| {
             let mut work = Work::new(connection, &outlets);
-            let result = in_savepoint(connection, || job(&mut work)).map_err(StoreError::from);
+            let result = in_transaction(connection, company, || job(&mut work)).map_err(StoreError::from);
             let (counted, effects) = work.effects();
             let error = result.as_ref().err().cloned();
             if error.is_none() {
@@ -180,6 +198,9 @@ impl Writer {
 
 struct Thread {
     connection: Connection,
+    /// Pages in the log as of the latest commit; those of them that are in the file already.
+    log: Arc<AtomicI64>,
+    folded: i64,
     queue: mpsc::Receiver<Job>,
     failed: watch::Sender<Option<String>>,
     room: watch::Sender<Room>,
@@ -234,33 +255,33 @@ impl Thread {
     fn serve(&mut self, group: &mut Vec<Job>, answers: &mut Vec<Answer>) -> Result<(), StoreError> {
         self.counters.jobs.fetch_add(group.len() as u64, Ordering::Relaxed);
         let (result, met_full) = self.commit(group, answers);
-        // Before the answers: who hears that the disk is full must find that nothing more is taken.
-        let kept = self.keep_up(result.clone(), met_full);
-        for answer in answers.drain(..) {
-            answer(result.clone());
-        }
-        kept
-    }
-
-    /// After each group: counts it, folds the log, and looks after the room on the disk.
-    fn keep_up(&mut self, result: Result<(), StoreError>, met_full: bool) -> Result<(), StoreError> {
         match result {
             Ok(()) => self.counters.commits.fetch_add(1, Ordering::Relaxed),
             Err(_) => self.counters.failed_commits.fetch_add(1, Ordering::Relaxed),
         };
         let full = met_full || matches!(result, Err(StoreError::Full));
+        // Before the answers: who hears that the disk is full must find that nothing more is taken.
+        let made = if full { self.make_room() } else { Ok(()) };
+        for answer in answers.drain(..) {
+            answer(result.clone());
+        }
         if full {
-            // A log that is folded in can be used anew. What it takes must not come from the room for answers.
-            let folded = self.fold(1);
-            self.pause();
-            return folded;
+            return made;
         }
         result?;
+        // Nobody who waits for an answer has to wait for this.
         match self.looked_at {
-            None => self.fold(LOG_PAGES),
+            None => self.fold_long(),
             Some(at) if at.elapsed() >= LOOK_EVERY => self.look(),
             Some(_) => Ok(()),
         }
+    }
+
+    /// The disk is full. A log that is folded in can be used anew; what it takes must not come from the room for answers.
+    fn make_room(&mut self) -> Result<(), StoreError> {
+        let folded = self.fold();
+        self.pause();
+        folded
     }
 
     /// The disk is full: gives the ballast's room to the answers that are yet to come.
@@ -284,7 +305,7 @@ impl Thread {
             return Ok(());
         }
         // A limit may lie on the files and not on the disk.
-        let tried = self.fold(LOG_PAGES).and_then(|()| Ok(super::schema::set_meta(&self.connection, "room", 1)?));
+        let tried = self.fold_long().and_then(|()| Ok(super::schema::set_meta(&self.connection, "room", 1)?));
         if let Err(error) = tried {
             self.keep.ballast.release();
             return Err(error);
@@ -307,12 +328,14 @@ impl Thread {
     fn transact(&self, group: &mut Vec<Job>, answers: &mut Vec<Answer>, met_full: &mut bool) -> Result<(), StoreError> {
         let connection = &self.connection;
         let begun = connection.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([]));
-        let mut undone = None;
+        let company = if group.len() == 1 { Company::Nobody } else { Company::Others };
+        let (mut undone, mut failed) = (None, false);
         let mut tally = Tally::default();
         for job in group.drain(..) {
-            // Where nothing was begun, or some error (full disk, I/O) rolled all back, `in_savepoint` refuses to work.
-            let (answer, error) = job(connection, &mut tally);
+            // Where nothing was begun, or some error (full disk, I/O) rolled all back, `in_transaction` refuses to work.
+            let (answer, error) = job(connection, company, &mut tally);
             answers.push(answer);
+            failed |= error.is_some();
             *met_full |= matches!(error, Some(StoreError::Full));
             let error = error.filter(|error| connection.is_autocommit() || is_fatal(error));
             undone = undone.or(error);
@@ -322,6 +345,10 @@ impl Thread {
         begun?;
         let committed = match undone {
             Some(error) => Err(error),
+            // The job has its error; that nothing is kept is as it should be.
+            None if failed && company == Company::Nobody => {
+                connection.execute_batch("ROLLBACK").map_err(StoreError::from)
+            }
             None => self.keep.files.check().and_then(|()| {
                 tally.write(connection)?;
                 connection.prepare_cached("COMMIT")?.execute([])?;
@@ -335,25 +362,40 @@ impl Thread {
         committed
     }
 
-    /// Folds the log into the file when it has grown to so many pages. What a full disk keeps from being folded stays in it.
-    fn fold(&self, pages: i64) -> Result<(), StoreError> {
-        let checkpoint = |statement: &str| {
-            let mut statement = self.connection.prepare_cached(statement)?;
-            statement.query_row([], |row| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))
-        };
-        let (logged, folded) = checkpoint("PRAGMA wal_checkpoint(NOOP)")?;
-        if logged - folded >= pages {
-            checkpoint("PRAGMA wal_checkpoint(PASSIVE)")?;
+    /// Folds the log into the file when it has grown long.
+    fn fold_long(&mut self) -> Result<(), StoreError> {
+        let logged = self.log.load(Ordering::Relaxed);
+        if logged < self.folded {
+            // The log has been begun anew.
+            self.folded = 0;
         }
+        if logged - self.folded < LOG_PAGES { Ok(()) } else { self.fold() }
+    }
+
+    /// Folds the log into the file. What a full disk keeps from being folded stays in it.
+    fn fold(&mut self) -> Result<(), StoreError> {
+        let mut checkpoint = self.connection.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?;
+        self.folded = checkpoint.query_row([], |row| row.get(2))?;
         Ok(())
     }
 }
 
-fn in_savepoint<T>(connection: &Connection, job: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+fn in_transaction<T>(
+    connection: &Connection,
+    company: Company,
+    job: impl FnOnce() -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
     if connection.is_autocommit() {
         // The transaction is gone or never began: working on would commit piecemeal.
         return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT), None));
     }
+    match company {
+        Company::Nobody => job(),
+        Company::Others => in_savepoint(connection, job),
+    }
+}
+
+fn in_savepoint<T>(connection: &Connection, job: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     connection.prepare_cached("SAVEPOINT job")?.execute([])?;
     let done = job().and_then(|value| {
         connection.prepare_cached("RELEASE job")?.execute([])?;
