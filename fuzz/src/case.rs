@@ -280,11 +280,14 @@ fn is_vendors(url: &str) -> bool {
         && url.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":-._~/?#&=%+".contains(&byte))
 }
 
+/// With `_` in its first label at most: where a client ends a host there, nothing before it is one.
 fn is_host(text: &str) -> bool {
-    text.split('.').all(|label| {
-        !label.is_empty()
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    })
+    let below = text.split_once('.').map_or("", |(_, below)| below);
+    !below.contains('_')
+        && text.split('.').all(|label| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        })
 }

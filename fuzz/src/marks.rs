@@ -55,7 +55,8 @@ impl Known {
 
     /// `text`: in lower case.
     fn is_host(&self, text: &str) -> bool {
-        text == "halosecurity.com" || text.ends_with(".halosecurity.com") || self.hosts.iter().any(|host| host == text)
+        let is_vendors = text == "halosecurity.com" || text.ends_with(".halosecurity.com");
+        (is_vendors && !text.contains('_')) || self.hosts.iter().any(|host| host == text)
     }
 }
 
@@ -980,6 +981,8 @@ mod tests {
             "evil.example@https://app.halosecurity.com/",
             "evil.example.https://app.halosecurity.com/",
             "xhttps://app.halosecurity.com/",
+            "evil.example_a.halosecurity.com",
+            "https://evil.example_a.halosecurity.com/",
             "http://app.halosecurity.com/",
         ] {
             for dialect in [Mail, Subject, Plain, TeamsRun] {

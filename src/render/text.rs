@@ -336,10 +336,11 @@ fn is_vendor(host: &str) -> bool {
     let Some((rest, end)) = host.len().checked_sub(VENDOR.len()).and_then(|at| host.split_at_checked(at)) else {
         return false;
     };
-    end.eq_ignore_ascii_case(VENDOR) && (rest.is_empty() || rest.ends_with('.'))
+    end.eq_ignore_ascii_case(VENDOR) && (rest.is_empty() || rest.ends_with('.')) && !rest.contains('_')
 }
 
-/// A host name or IP address and nothing else: what may be shown as the event's own target without defanging.
+/// A host name or IP address and nothing else: what may be shown as the event's own target without defanging. A `_` is in
+/// its first label at most: many clients end a host there, and of `evil.example_a.example.org` would link the beginning.
 pub(super) fn is_plain_host(text: &str) -> bool {
     if text.parse::<Ipv4Addr>().is_ok() || text.parse::<Ipv6Addr>().is_ok() {
         return true;
@@ -350,7 +351,8 @@ pub(super) fn is_plain_host(text: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    text.len() <= 253 && text.split('.').all(label)
+    let first = text.split('.').next().unwrap_or_default();
+    text.len() <= 253 && text.split('.').all(label) && !text[first.len()..].contains('_')
 }
 
 /// A plain host, or a network (`192.0.2.0/24`): a target in any of the vendor's three kinds.
@@ -525,6 +527,8 @@ mod tests {
             ("evil.example💩.halosecurity.com 💀www.4", "evil[.]example💩[.]halosecurity[.]com 💀www[.]4"),
             ("-192.0.2.1 192.0.2.1-", "-192[.]0[.]2[.]1 192[.]0[.]2[.]1-"),
             ("http://app.halosecurity.com/", "hxxp://app[.]halosecurity[.]com/"),
+            ("https://evil.example_a.halosecurity.com", "hxxps://evil[.]example_a[.]halosecurity[.]com"),
+            ("evil.example_a.halosecurity.com", "evil[.]example_a[.]halosecurity[.]com"),
             ("💀192.0.2.1 192.0.2.1💀", "💀192[.]0[.]2[.]1 192[.]0[.]2[.]1💀"),
             ("xn--e1afmkfd.xn--p1ai", "xn--e1afmkfd[.]xn--p1ai"),
             ("правда.рф", "правда[.]рф"),
@@ -577,6 +581,7 @@ mod tests {
             ("https://www.example.org/|x", "hxxps://www[.]example[.]org/|x"),
             ("https://www.example.org/*x*", "hxxps://www[.]example[.]org/*x*"),
             ("https://www.example.org/~x~", "hxxps://www[.]example[.]org/~x~"),
+            ("https://evil.example_a.example.org/", "hxxps://evil[.]example_a[.]example[.]org/"),
             ("https://www.example.org/_x", "hxxps://www[.]example[.]org/_x"),
             ("https://www.example.org/x_", "hxxps://www[.]example[.]org/x_"),
             ("https://www.example.org/x__y", "hxxps://www[.]example[.]org/x__y"),
