@@ -505,7 +505,8 @@ fn is_vendors(word: &str, known: &Known) -> bool {
     let word = word.replace('∶', ":");
     let Some(start) = word.to_ascii_lowercase().find("https://") else { return false };
     let (before, rest) = (&word[..start], &word[start + "https://".len()..]);
-    if before.ends_with(|letter: char| !matches!(letter, '[' | '.' | '@')) || is_address(before, known) {
+    let joins = |letter: char| letter.is_alphanumeric() || "-+_/\\:?#=&%~$ˍ∶∼＼＃＄".contains(letter);
+    if before.ends_with(joins) || is_address(before, known) {
         return false;
     }
     let authority = rest.split(['/', '?', '#', '[']).next().unwrap_or_default().to_ascii_lowercase();
@@ -961,6 +962,7 @@ mod tests {
             "https∶//app.halosecurity.com/x".to_owned(),
             "https://app.halosecurity.com[x]: https://app.halosecurity.com! https://app.halosecurity.com.".to_owned(),
             "[＼//evil[.]example".to_owned(),
+            "]（https://app.halosecurity.com/x !https://app.halosecurity.com/x".to_owned(),
         ] {
             for dialect in [Mail, Subject, Plain, TeamsRun] {
                 assert_eq!(dialect.marks(&text, &known()), "", "{dialect:?} {text}");
@@ -973,6 +975,9 @@ mod tests {
             "https://app.halosecurity.com.evil.example/",
             "https://evil.example/https://app.halosecurity.com/",
             "https://app.halosecurity.com/://evil.example",
+            "https://app.halosecurity.com＃evil.example/",
+            "x?https://app.halosecurity.com/",
+            "x＃https://app.halosecurity.com/",
             "https://app.halosecurity.com:x@evil.example",
             "https∶//app.halosecurity.com∶x@evil.example",
             "https://app.halosecurity.com/x:[https://evil",

@@ -210,9 +210,11 @@ fn plain_address<'t>(word: &'t str, spared: Spared<'_>) -> Option<&'t str> {
 }
 
 /// Whether what follows a host reads like no markup, wherever it stands: no `~`, and `_` only between letters or digits.
-/// Where an address ends differs from client to client, and with it what is still markup.
+/// Where an address ends differs from client to client, and with it what is still markup. It begins with `/`: a look-alike
+/// of `#` right behind the host might be taken for a part of it.
 fn is_plain_path(path: &str) -> bool {
-    path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_.%?=&#+-".contains(&byte))
+    (path.is_empty() || path.starts_with('/'))
+        && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_.%?=&#+-".contains(&byte))
         && path.match_indices('_').all(|(at, _)| joins(path, at))
 }
 
@@ -580,6 +582,8 @@ mod tests {
             ("https://www.example.org\\@evil.example", "hxxps://www[.]example[.]org\\@evil[.]example"),
             ("https://www.example.org/|x", "hxxps://www[.]example[.]org/|x"),
             ("https://www.example.org/*x*", "hxxps://www[.]example[.]org/*x*"),
+            ("https://www.example.org#evil.example", "hxxps://www[.]example[.]org#evil[.]example"),
+            ("https://www.example.org?x", "hxxps://www[.]example[.]org?x"),
             ("https://www.example.org/~x~", "hxxps://www[.]example[.]org/~x~"),
             ("https://evil.example_a.example.org/", "hxxps://evil[.]example_a[.]example[.]org/"),
             ("https://www.example.org/_x", "hxxps://www[.]example[.]org/_x"),
