@@ -223,9 +223,12 @@ pub(super) fn part(pieces: Vec<Piece>, allowed: Allowed<'_>) -> Vec<Piece> {
     }
     let mut parted = Vec::new();
     let mut word = Vec::new();
+    // The beginning of an address that was left alone has been made unclickable: what follows up to a space was left alone
+    // only as its path. In HTML entities part it.
+    let mut broken = false;
     for piece in pieces {
         if matches!(&piece, Piece::Value(text) if allowed.links.contains(text)) {
-            flush(&mut word, &mut parted, allowed);
+            flush(&mut word, &mut parted, allowed, broken);
             // No value may prolong an address.
             if matches!(parted.last(), Some(Piece::Value(_))) {
                 parted.push(Piece::Literal(" ".to_owned()));
@@ -250,12 +253,13 @@ pub(super) fn part(pieces: Vec<Piece>, allowed: Allowed<'_>) -> Vec<Piece> {
                 word.push(wrap(inner));
             }
             if !end.is_empty() {
-                flush(&mut word, &mut parted, allowed);
+                broken |= flush(&mut word, &mut parted, allowed, broken);
+                broken &= !end.ends_with(char::is_whitespace);
                 parted.push(wrap(end));
             }
         }
     }
-    flush(&mut word, &mut parted, allowed);
+    flush(&mut word, &mut parted, allowed, broken);
     joined(parted)
 }
 
@@ -263,20 +267,20 @@ fn is_word_end(letter: char) -> bool {
     letter.is_whitespace() || "<>\"'|()[]{}`,;*~".contains(letter)
 }
 
-/// Moves a word's pieces on, as one harmless value if together they would be an address.
-fn flush(word: &mut Vec<Piece>, parted: &mut Vec<Piece>, allowed: Allowed<'_>) {
+/// Moves a word's pieces on, as one harmless value if together, or after what is broken, they would be an address. Tells
+/// whether they would.
+fn flush(word: &mut Vec<Piece>, parted: &mut Vec<Piece>, allowed: Allowed<'_>, broken: bool) -> bool {
     let whole: String = word.iter().map(Piece::text).collect();
-    let safe = if word.len() > 1 && word.iter().any(|piece| matches!(piece, Piece::Value(_))) {
-        defang(&whole, allowed.spared)
-    } else {
-        whole.clone()
-    };
-    if safe == whole {
-        parted.append(word);
-    } else {
+    let has_value = word.iter().any(|piece| matches!(piece, Piece::Value(_)));
+    let safe = if has_value && (broken || word.len() > 1) { defang(&whole, allowed.spared) } else { whole.clone() };
+    let is_changed = safe != whole;
+    if is_changed {
         word.clear();
         parted.push(Piece::Value(safe));
+    } else {
+        parted.append(word);
     }
+    is_changed
 }
 
 /// Neighbours of one kind as one piece, as the channels' rules expect them.
@@ -546,6 +550,11 @@ mod tests {
             (vec![literal("\\\\"), value("evil\\share")], "[\\\\]evil\\share"),
             (vec![value(LINK), value(".zip")], "https://app.halosecurity.com .zip"),
             (vec![value("x"), value(LINK)], "x https://app.halosecurity.com"),
+            // As HTML has them.
+            (
+                vec![value("·"), value("https://app.halosecurity.com/x?a&#61;1&amp;b&#61;evil.example. evil.example")],
+                "·hxxps://app[.]halosecurity[.]com/x?a&#61;1&amp;b&#61;evil[.]example. evil.example",
+            ),
             // What stays.
             (vec![literal("*"), value("www.example.org"), literal("*, x")], "*www.example.org*, x"),
             (

@@ -211,9 +211,10 @@ fn plain_address<'t>(word: &'t str, spared: Spared<'_>) -> Option<&'t str> {
 
 /// Whether what follows a host reads like no markup, wherever it stands: no `~`, and `_` only between letters or digits.
 /// Where an address ends differs from client to client, and with it what is still markup. It begins with `/`: a look-alike
-/// of `#` right behind the host might be taken for a part of it.
+/// of `#` right behind the host might be taken for a part of it. In a mail's subject `=?` is parted.
 fn is_plain_path(path: &str) -> bool {
     (path.is_empty() || path.starts_with('/'))
+        && !path.contains("=?")
         && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_.%?=&#+-".contains(&byte))
         && path.match_indices('_').all(|(at, _)| joins(path, at))
 }
@@ -529,6 +530,14 @@ mod tests {
             ("evil.example💩.halosecurity.com 💀www.4", "evil[.]example💩[.]halosecurity[.]com 💀www[.]4"),
             ("-192.0.2.1 192.0.2.1-", "-192[.]0[.]2[.]1 192[.]0[.]2[.]1-"),
             ("http://app.halosecurity.com/", "hxxp://app[.]halosecurity[.]com/"),
+            (
+                "·https://app.halosecurity.com/link?id=1evil.example.",
+                "·hxxps://app[.]halosecurity[.]com/link?id=1evil[.]example.",
+            ),
+            (
+                "https://app.halosecurity.com/link?id=1=?utf-8?q?evil.example",
+                "hxxps://app[.]halosecurity[.]com/link?id=1=?utf-8?q?evil[.]example",
+            ),
             ("https://evil.example_a.halosecurity.com", "hxxps://evil[.]example_a[.]halosecurity[.]com"),
             ("evil.example_a.halosecurity.com", "evil[.]example_a[.]halosecurity[.]com"),
             ("💀192.0.2.1 192.0.2.1💀", "💀192[.]0[.]2[.]1 192[.]0[.]2[.]1💀"),
