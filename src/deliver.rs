@@ -19,7 +19,7 @@ pub use http::{Clients, Timeouts, UrlProblem};
 
 use serde_json::Value;
 
-use crate::model::{Channel, Content, Message, Outcome, Report, Timestamp};
+use crate::model::{Channel, Content, Mention, Message, Outcome, Report, Timestamp};
 
 /// What a destination needs to know of its channel, checked by `config`.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +39,14 @@ impl Settings {
             Self::Email(_) => Channel::Email,
             Self::Webhook(_) => Channel::Webhook,
             Self::Http(settings) => Channel::Http(settings.name),
+        }
+    }
+
+    /// Whether a message to it that names somebody calls them.
+    pub fn calls(&self, mention: &Mention) -> bool {
+        match self {
+            Self::Http(settings) => settings.preset.call(mention).is_some(),
+            other => mention.is_understood_by(other.channel()),
         }
     }
 

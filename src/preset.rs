@@ -13,6 +13,8 @@ use std::sync::{Arc, LazyLock};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::model::Mention;
+
 /// One that is compiled in: its name and the files of its folder.
 struct Files {
     name: &'static str,
@@ -87,6 +89,10 @@ pub struct Preset {
     /// The most characters that the texts of all such places together may have; links, tokens, numbers and data do not count.
     #[serde(default)]
     pub together: Option<usize>,
+    /// What the service acts on, for each kind of mention that it knows: `here: "@here"`, `name: "@{id}"`. `{id}` stands for the
+    /// number or name that the rules give.
+    #[serde(default)]
+    pub mentions: BTreeMap<String, String>,
     /// The smallest message: the body as it is, with `{{text}}` in one string, or more, for the lines to be told. It knows
     /// `{{headline}}`, the first of these lines, `{{delivery.id}}` and `{{severity.name}}` too.
     pub plain: Value,
@@ -148,6 +154,24 @@ impl Preset {
                 format!("`request` uses `{{{name}}}`, which is not among `settings`"),
             );
         }
+        for (kind, text) in &self.mentions {
+            fault(!Mention::KINDS.contains(&kind.as_str()), {
+                format!("`mentions` has the kind `{kind}`; there are only {}", Mention::KINDS.join(", "))
+            });
+            let ids = text.matches(MENTIONED).count();
+            let rest = text.replace(MENTIONED, "");
+            let is_word = Mention::WORD_KINDS.contains(&kind.as_str());
+            fault(is_word && ids > 0, format!("`mentions.{kind}` has `{{id}}`, but `{kind}` comes without one"));
+            fault(!is_word && ids != 1, format!("`mentions.{kind}` must have `{{id}}` once: else it calls nobody"));
+            fault(
+                rest.contains(['{', '}']) || text.trim() != text || text.chars().any(|letter| !is_shown(letter)),
+                format!("`mentions.{kind}` has braces, space at an end or letters that nobody sees"),
+            );
+            fault(
+                !(1..=MENTION_MAX).contains(&text.chars().count()),
+                format!("`mentions.{kind}` must have 1 to {MENTION_MAX} characters"),
+            );
+        }
         let url = &self.request.url;
         let from_setting = next_setting(url).is_some_and(|(before, name, _)| {
             before.is_empty() && self.settings.get(name).is_some_and(|setting| setting.is == Kind::Url)
@@ -193,6 +217,11 @@ impl Preset {
         faults
     }
 
+    /// What the service acts on to call somebody; `None` if it does not know their kind.
+    pub fn call(&self, mention: &Mention) -> Option<String> {
+        Some(self.mentions.get(mention.kind())?.replace(MENTIONED, mention.id()))
+    }
+
     /// The settings that the request names.
     fn named(&self) -> Vec<&str> {
         fn within(value: &Value) -> Vec<&str> {
@@ -224,6 +253,17 @@ pub fn next_setting(text: &str) -> Option<(&str, &str, &str)> {
     let (before, rest) = text.split_once('{')?;
     let (name, after) = rest.split_once('}')?;
     Some((before, name, after))
+}
+
+/// In `mentions`, what the rules give.
+const MENTIONED: &str = "{id}";
+/// Of a text in `mentions`, in characters.
+const MENTION_MAX: usize = 80;
+
+/// Neither a control character nor a noncharacter: some of those mean something to the templates.
+fn is_shown(letter: char) -> bool {
+    let code = u32::from(letter);
+    !letter.is_control() && !(0xFDD0..=0xFDEF).contains(&code) && code & 0xFFFE != 0xFFFE
 }
 
 /// What a body may have at most where the file says nothing, in bytes.
@@ -441,6 +481,18 @@ mod tests {
             ),
             ("about: x", "about: x, settings: { token: { is: secret, example: x } }", "`request` does not use"),
             ("about: x", "about: x, values: { text: { as: text } }", "`text` is no JSON pointer"),
+            (
+                "about: x",
+                "about: x, mentions: { user: '@{id}' }",
+                "`mentions` has the kind `user`; there are only here, ",
+            ),
+            ("about: x", "about: x, mentions: { here: '@{id}' }", "`mentions.here` has `{id}`"),
+            ("about: x", "about: x, mentions: { name: '@ops' }", "`mentions.name` must have `{id}` once"),
+            ("about: x", "about: x, mentions: { name: '{id}{id}' }", "`mentions.name` must have `{id}` once"),
+            ("about: x", "about: x, mentions: { name: '@{id} {name}' }", "`mentions.name` has braces"),
+            ("about: x", "about: x, mentions: { name: '@{id} ' }", "`mentions.name` has braces"),
+            ("about: x", "about: x, mentions: { here: \"@\\uFDD6here\" }", "`mentions.here` has braces"),
+            ("about: x", "about: x, mentions: { here: '' }", "`mentions.here` must have 1 to 80"),
             ("{{text}}", "text", "`plain` has no `{{text}}`"),
             ("[200]", "[]", "`delivered.status` is empty"),
             ("[200]", "[404]", "only a status from 200 to 299"),

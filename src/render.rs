@@ -268,6 +268,7 @@ impl Renderer {
         let format = Format::Preset(preset);
         let missing = || Fault::Limit("there is no such template".to_owned()).of(format, name);
         let (service, templates) = self.services.get(&preset).zip(self.formats.get(&format)).ok_or_else(missing)?;
+        let context = &*service.calling(context);
         if !templates.read.contains_key(&templates.file_for(name, context.shape())) {
             return Ok(Content::Json(service.plain(context)));
         }

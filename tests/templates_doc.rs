@@ -138,7 +138,7 @@ fn the_context_is_as_the_tables_say() {
         rows("Several events, in", "News of the relay, in"),
         rows("News of the relay, in", "## Mentions"),
     ];
-    assert_eq!((common.len(), own.each_ref().map(Vec::len)), (31, [9, 13, 4]));
+    assert_eq!((common.len(), own.each_ref().map(Vec::len)), (32, [9, 13, 4]));
     let contexts = [
         context(true, |about| Context::new(&event, about)),
         context(true, |about| Context::digest(&digest(), about)),
@@ -149,7 +149,10 @@ fn the_context_is_as_the_tables_say() {
     {
         let printed = common.iter().chain(own).map(|(name, _)| match name.as_str() {
             "facts" => "{{#each facts}}{{label}}={{value}} {{/each}}".to_owned(),
-            "mentions" => "{{#each mentions}}{{kind}}{{id}}{{name}}<{{slack}}>{{/each}}".to_owned(),
+            "mentions" => "{{#each mentions}}{{kind}}{{id}}{{name}}<{{slack}}>{{text}}{{/each}}".to_owned(),
+            "called" => {
+                "{{called.all}}{{#each called.users}}{{id}}{{/each}}{{#each called.roles}}{{id}}{{/each}}".to_owned()
+            }
             "digest.keys" => "{{#each digest.keys}}{{key}}{{title}}{{count}}{{/each}}".to_owned(),
             "digest.targets" => "{{#each digest.targets}}{{target}}{{count}}{{/each}}".to_owned(),
             "digest.events" => "{{#each digest.events}}{{line}}{{title}}{{key}}{{target}}{{deadline}}{{when}}\

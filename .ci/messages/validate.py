@@ -42,6 +42,7 @@ LINK_HOSTS = {"app.halosecurity.com", "wiki.example.org"}
 # Whom the samples of the shape `mention` call; nobody else, and no other sample anybody.
 SLACK_CALLS = "<!here> <!subteam^S0123ABCD>"
 TEAMS_CALLS = [{"type": "mention", "text": "<at>Ada Example</at>", "mentioned": {"id": "ada@example.org", "name": "Ada Example"}}]
+DISCORD_CALLS = {"parse": ["everyone"], "users": ["123456789012345678"], "roles": ["123456789012345678"]}
 KNOWN_SHAPES = {"single", "digest", "plain", "late", "test", "notice", "mention"}
 HOSTILE_SHAPES = {"hostile", "hostile-late", "hostile-digest", "hostile-notice", "hostile-plain"}
 
@@ -145,6 +146,8 @@ def teams(where, document):
 
 def discord(where, document):
     check_links(where, document, {"url", "icon_url", "proxy_url"})
+    if document.get("allowed_mentions") != (DISCORD_CALLS if is_mention(where) else {"parse": []}):
+        problem(where, f"may call {document.get('allowed_mentions')}")
     total = 0
     for embed in document.get("embeds", []):
         fields = embed.get("fields", [])

@@ -432,8 +432,7 @@ fn notes(owed: &Owed, config: &Config) -> Vec<String> {
 /// Those whom the message calls, as far as its channel knows them.
 fn called<'c>(owed: &Owed, destination: &'c Destination, config: &'c Config) -> Vec<&'c Mention> {
     let named = config.rules.rule(owed.rule.as_str()).and_then(|rule| rule.mention.as_ref());
-    let channel = destination.settings.channel();
-    named.unwrap_or(&destination.mention).iter().filter(|one| one.is_understood_by(channel)).collect()
+    named.unwrap_or(&destination.mention).iter().filter(|one| destination.settings.calls(one)).collect()
 }
 
 /// `over_limit` and `digest_after` as in the file; durations as text.

@@ -54,6 +54,21 @@ const NAME_MAX: usize = 80;
 const ID_MAX: usize = 256;
 
 impl Mention {
+    /// All that [`kind`](Self::kind) says.
+    pub const KINDS: [&str; 9] = [
+        "here",
+        "channel",
+        "everyone",
+        "slack_user",
+        "slack_group",
+        "teams_user",
+        "discord_user",
+        "discord_role",
+        "name",
+    ];
+    /// Those of them that come without an id.
+    pub const WORD_KINDS: [&str; 3] = ["here", "channel", "everyone"];
+
     /// What it is, as templates see it.
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -91,7 +106,7 @@ impl Mention {
     }
 
     /// Whether somebody is called if a message of this channel names them. To mail it means nothing; machines that take a
-    /// webhook see all in their templates, and call nobody by themselves.
+    /// webhook see all in their templates, and call nobody by themselves. Of a service described by data its preset says it.
     pub fn is_understood_by(&self, channel: Channel) -> bool {
         match channel {
             Channel::Slack => self.in_slack().is_some(),
@@ -100,9 +115,12 @@ impl Mention {
         }
     }
 
-    /// Those of `mentions` that a message of this channel names: whom it calls, and to machines all, as data.
+    /// Those of `mentions` that a message of this channel may name: whom it calls, and to machines all, as data. Of a service
+    /// described by data, all: when it is rendered its preset says which of them it calls.
     pub fn shown_in(mentions: &[Self], channel: Channel) -> Vec<Self> {
-        let shown = |mention: &&Self| channel == Channel::Webhook || mention.is_understood_by(channel);
+        let shown = |mention: &&Self| {
+            matches!(channel, Channel::Webhook | Channel::Http(_)) || mention.is_understood_by(channel)
+        };
         mentions.iter().filter(shown).cloned().collect()
     }
 
@@ -238,6 +256,7 @@ mod tests {
             };
             assert_eq!((mention.kind(), mention.id(), mention.in_slack().as_deref()), (kind, id, slack), "{written}");
             assert_eq!(mention.to_string(), written);
+            assert!(Mention::KINDS.contains(&mention.kind()));
             assert_eq!(mention.is_understood_by(Channel::Slack), slack.is_some());
             assert_eq!(mention.is_understood_by(Channel::Teams), kind == "teams_user");
         }

@@ -14,7 +14,8 @@
 //! | `severity` | `{name, word, rank, emoji, color, color_number, style}`: `high`, `HIGH`, `3`, `🟠`, `#D9730D`, `14250765`, `warning` (a Teams container style) |
 //! | `link` | `{url, label}` of the event at the vendor; both null when the event's address is not the vendor's |
 //! | `runbook` | the rule's runbook address, or null |
-//! | `mentions` | who is called, of `{kind, id, name, slack}`: those of the configuration that the channel understands. `slack` is what stands in `<…>` there, or null |
+//! | `mentions` | who is called, of `{kind, id, name, slack, text}`: those of the configuration that the channel understands. `slack` is what stands in `<…>` there, `text` what a service described by data acts on; or null |
+//! | `called` | the same in groups, `{all, users, roles}`: whether a channel as a whole is called, and the `{id}` of each user and of each role or group |
 //! | `thread` | what the message belongs with: an opaque text, the same for all messages of one thread; or null |
 //! | `rule`, `destination`, `code` | names for people |
 //! | `delivery.id` | the same on every attempt |
@@ -44,7 +45,7 @@ use super::audience::Hosts;
 use super::digest::{self, Digest};
 use super::helpers::without_brackets;
 use super::notice::{self, Notice};
-use super::taint::Allowed;
+use super::taint::{Allowed, CALL};
 use super::template::Facts as Read;
 use super::text::{Spared, brief, clean, event_link, is_plain_target, is_plain_url, shorten, tame};
 use super::time::{self, days_in_words, deadline_days};
@@ -124,6 +125,8 @@ pub struct Context {
     hosts: Hosts,
     /// The only ones who may be called.
     mentions: Vec<Mention>,
+    /// What calls them in a service that is described by data; none until it is [known](Self::calling) which.
+    calls: Vec<String>,
 }
 
 /// What a context was made of, for the values as they came.
@@ -220,7 +223,27 @@ impl Context {
         let mut context = handlebars::Context::null();
         *context.data_mut() = data;
         let (hosts, mentions) = (about.audience.hosts.clone(), about.mentions.to_vec());
-        Self { data: context, subject, links, target, hosts, mentions }
+        Self { data: context, subject, links, target, hosts, mentions, calls: Vec::new() }
+    }
+
+    /// The same for a service that is described by data: with those whom it can call, and what it acts on for each.
+    pub(super) fn calling(&self, text: impl Fn(&Mention) -> Option<String>) -> Cow<'_, Self> {
+        if self.mentions.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let mut context = self.clone();
+        let known = self.mentions.iter().filter_map(|one| Some((one.clone(), text(one)?)));
+        (context.mentions, context.calls) = known.unzip();
+        let shown = context.mentions.iter().zip(&context.calls).map(|(one, text)| {
+            let mut shown = mention(one);
+            shown["text"] = Value::String(format!("{CALL}{text}"));
+            shown
+        });
+        let (shown, called) = (shown.collect::<Vec<_>>(), called(&context.mentions));
+        let data = context.data.data_mut();
+        data["mentions"] = Value::Array(shown);
+        data["called"] = called;
+        Cow::Owned(context)
     }
 
     /// As chat and mail templates see it, but for `event.fields`.
@@ -290,7 +313,7 @@ impl Context {
     }
 
     pub(super) fn allowed(&self) -> Allowed<'_> {
-        Allowed { links: &self.links, spared: self.spared(), mentions: &self.mentions }
+        Allowed { links: &self.links, spared: self.spared(), mentions: &self.mentions, calls: &self.calls }
     }
 
     pub(super) fn mentions(&self) -> &[Mention] {
@@ -350,6 +373,7 @@ fn common(said: Said, about: &Circumstances<'_>) -> Value {
         "link": object!({"url": Value::Null, "label": Value::Null}),
         "runbook": about.runbook.filter(|url| is_plain_url(url)),
         "mentions": about.mentions.iter().map(mention).collect::<Vec<_>>(),
+        "called": called(about.mentions),
         "thread": about.thread,
         "rule": clean(about.rule.as_str(), NAME_MAX),
         "destination": clean(about.destination.as_str(), NAME_MAX),
@@ -365,7 +389,23 @@ fn common(said: Said, about: &Circumstances<'_>) -> Value {
 
 /// Of the configuration, so its texts stand as they are.
 fn mention(mention: &Mention) -> Value {
-    object!({"kind": mention.kind(), "id": mention.id(), "name": mention.name(), "slack": mention.in_slack()})
+    object!({
+        "kind": mention.kind(), "id": mention.id(), "name": mention.name(), "slack": mention.in_slack(),
+        "text": Value::Null,
+    })
+}
+
+/// The same in groups, as services want to be told who may be called.
+fn called(mentions: &[Mention]) -> Value {
+    let ids = |kinds: [&str; 3]| -> Vec<Value> {
+        let those = mentions.iter().filter(|one| kinds.contains(&one.kind()));
+        those.map(|one| object!({"id": one.id()})).collect()
+    };
+    object!({
+        "all": !ids(["here", "channel", "everyone"]).is_empty(),
+        "users": ids(["slack_user", "teams_user", "discord_user"]),
+        "roles": ids(["slack_group", "discord_role", ""]),
+    })
 }
 
 /// Why something happened, in the words of a stranger: they can look like no other part of the message.

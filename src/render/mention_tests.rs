@@ -145,8 +145,8 @@ fn own_templates_call_too() {
     let [context, ..] = calling(Channel::Webhook, &["here", "Ada <ada@example.org>"], &sample("issue-add"));
     let body = json_of(renderer.render(Channel::Webhook, "own", &context).unwrap());
     let expected = json!([
-        {"kind": "here", "id": "here", "name": null, "slack": "!here"},
-        {"kind": "teams_user", "id": "ada@example.org", "name": "Ada", "slack": null},
+        {"kind": "here", "id": "here", "name": null, "slack": "!here", "text": null},
+        {"kind": "teams_user", "id": "ada@example.org", "name": "Ada", "slack": null, "text": null},
     ]);
     assert_eq!((&body["calls"], &body["thread"]), (&expected, &json!("0a1b")));
 }
@@ -206,6 +206,157 @@ fn an_event_that_repeats_a_mention_does_not_make_one() {
                 }
             }
         }
+    }
+}
+
+/// Services described by data: the member that notifies, whom it can call and whom not, and how it calls them.
+const SERVICES: [(&str, &str, &[&str], &[&str]); 6] = [
+    (
+        "discord",
+        "content",
+        &["here", "everyone", "123456789012345678", "&123456789012345678", "@ops", "U0123ABCD"],
+        &["@here", "@everyone", "<@123456789012345678>", "<@&123456789012345678>"],
+    ),
+    ("google_chat", "text", &["everyone", "here", "123456789012345678"], &["<users/all>"]),
+    ("mattermost", "text", &["here", "channel", "everyone", "@ops"], &["@here", "@channel", "@all", "@ops"]),
+    ("rocket_chat", "text", &["here", "everyone", "@ops", "S0123ABCD"], &["@here", "@all", "@ops"]),
+    ("zulip", "content", &["everyone", "@ops", "here"], &["@**all**", "@**ops**"]),
+    ("telegram", "text", &["@ops", "channel"], &["@ops"]),
+];
+
+/// How often a text stands in a document where it could call somebody.
+fn live(document: &Value, call: &str) -> usize {
+    let mut shown = document.clone();
+    // Shown without any markup.
+    if let Some(top) = shown.as_object_mut() {
+        top.remove("topic");
+    }
+    let text = shown.to_string().replace("\\\\@", "").replace("\\\\<", "");
+    text.matches(call).count()
+}
+
+#[test]
+fn services_call_at_the_start_of_what_notifies() {
+    let renderer = Renderer::builtin();
+    for (name, member, written, calls) in SERVICES {
+        let channel = Channel::Http(PresetName::new(name));
+        let event = sample("issue-add");
+        for (context, bare) in calling(channel, written, &event).iter().zip(&calling(channel, &[], &event)) {
+            let text = |context| json_of(renderer.render(channel, DEFAULT, context).unwrap())[member].clone();
+            let expected = format!("{} {}", calls.join(" "), text(bare).as_str().unwrap());
+            assert_eq!(text(context), json!(expected), "{name}");
+        }
+    }
+}
+
+#[test]
+fn services_leave_out_whom_they_do_not_know() {
+    let renderer = Renderer::builtin();
+    let strangers: [(&str, &[&str]); 8] = [
+        ("discord", &["@ops", "U0123ABCD", "Ada <ada@example.org>"]),
+        ("google_chat", &["here", "@ops", "123456789012345678"]),
+        ("mattermost", &["123456789012345678", "S0123ABCD"]),
+        ("zulip", &["here", "&123456789012345678"]),
+        ("telegram", &["here", "channel", "everyone"]),
+        ("ntfy", &ALL),
+        ("opsgenie", &ALL),
+        ("pagerduty", &ALL),
+    ];
+    for (name, strangers) in strangers {
+        let channel = Channel::Http(PresetName::new(name));
+        let event = sample("issue-add");
+        for (context, bare) in calling(channel, strangers, &event).iter().zip(&calling(channel, &[], &event)) {
+            let rendered = |context| renderer.render(channel, DEFAULT, context).unwrap();
+            assert_eq!(rendered(context), rendered(bare), "{name}");
+            assert_eq!(renderer.plain(channel, context), renderer.plain(channel, bare), "{name}");
+        }
+    }
+}
+
+#[test]
+fn discord_is_told_who_may_be_called() {
+    let renderer = Renderer::builtin();
+    let channel = Channel::Http(PresetName::new("discord"));
+    let cases: [(&[&str], Value); 4] = [
+        (&[], json!({"parse": []})),
+        (&["here", "everyone", "channel"], json!({"parse": ["everyone"]})),
+        (
+            &["123456789012345678", "223456789012345678"],
+            json!({"parse": [], "users": ["123456789012345678", "223456789012345678"]}),
+        ),
+        (
+            &["&323456789012345678", "here", "123456789012345678", "U0123ABCD"],
+            json!({"parse": ["everyone"], "users": ["123456789012345678"], "roles": ["323456789012345678"]}),
+        ),
+    ];
+    for (written, expected) in cases {
+        for context in &calling(channel, written, &sample("issue-add")) {
+            let message = json_of(renderer.render(channel, DEFAULT, context).unwrap());
+            assert_eq!(message["allowed_mentions"], expected, "{written:?}");
+            assert_eq!(json_of(renderer.plain(channel, context))["allowed_mentions"], json!({"parse": []}));
+        }
+    }
+}
+
+/// Text that says just what the configuration says calls nobody in any service, wherever a template prints it.
+#[test]
+fn an_event_that_repeats_a_services_mention_does_not_make_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = "{{event.subject}} {{event.fields.a}}{{event.target}}";
+    for (name, member, ..) in SERVICES {
+        let text = format!("{said}{{{{#each mentions}}}}{{{{text}}}}{{{{/each}}}}{said} {{{{event.subject}}}}");
+        write(dir.path(), &[(&format!("{name}/own.hbs"), &format!("{{\"{member}\": \"{text}\"}}"))]);
+    }
+    let own = Renderer::load(Some(dir.path()), &preset::built_in()).unwrap_or_else(|errors| panic!("{errors:#?}"));
+    for (name, _, written, calls) in SERVICES {
+        let channel = Channel::Http(PresetName::new(name));
+        let marked = calls.iter().map(|call| format!("\u{FDD6}{call}"));
+        let said = calls.iter().map(|call| (*call).to_owned()).chain(marked);
+        for said in said.chain(HOSTILE.map(str::to_owned)).chain([calls.concat()]) {
+            let event =
+                Event::from_value(json!({"event_id": "1", "key": "k", "subject": said, "target": said, "a": said}));
+            for (template, shapes) in [(DEFAULT, 3), ("own", 1)] {
+                for context in &calling(channel, written, &event.clone().unwrap())[..shapes] {
+                    let message = json_of(own.render(channel, template, context).unwrap());
+                    for call in calls {
+                        let same = calls.iter().map(|other| other.matches(call).count()).sum::<usize>();
+                        assert_eq!(live(&message, call), same, "{name}/{template} {call} {said:?}: {message:#}");
+                    }
+                    let plain = json_of(own.plain(channel, context));
+                    assert!(calls.iter().all(|call| live(&plain, call) == 0), "{name} {said:?}: {plain:#}");
+                }
+            }
+        }
+    }
+}
+
+/// What is called stays whole however little room there is.
+#[test]
+fn a_mention_is_not_cut() {
+    let own = "{ about: x, request: { url: 'https://example.org/' }, mentions: { name: 'to:{id}' }, \
+               values: { /t: { as: zulip, max: 20 } }, plain: { t: '{{text}}' }, delivered: { status: [200] }, \
+               body: '{ \"t\": \"{{#each mentions}}{{text}} {{/each}}{{event.subject}}\" }' }";
+    let (name, preset) = (PresetName::new("http:calls"), serde_saphyr::from_str(own).unwrap());
+    let renderer = Renderer::load(None, &[(name, Arc::new(preset))]).unwrap();
+    let event = json!({"event_id": "1", "key": "k", "subject": "a long subject to:ops of many words"});
+    let [context, ..] = calling(Channel::Http(name), &["@ops"], &Event::from_value(event).unwrap());
+    let message = json_of(renderer.render(Channel::Http(name), DEFAULT, &context).unwrap());
+    let text = message["t"].as_str().unwrap();
+    assert!(text.starts_with("to:ops a long ") && text.ends_with('…') && text.chars().count() <= 20, "{text}");
+}
+
+/// Nothing that an event says makes another name of it.
+#[test]
+fn a_mention_is_not_prolonged() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = r#"{"text": "{{event.subject}}{{#each mentions}}{{text}}{{/each}}{{event.subject}}"}"#;
+    write(dir.path(), &[("mattermost/own.hbs", text)]);
+    let own = Renderer::load(Some(dir.path()), &preset::built_in()).unwrap_or_else(|errors| panic!("{errors:#?}"));
+    let channel = Channel::Http(PresetName::new("mattermost"));
+    for (subject, expected) in [("-x.y", "‐x.y @ops -x.y"), ("s", "s @ops s")] {
+        let event = Event::from_value(json!({"event_id": "1", "key": "k", "subject": subject})).unwrap();
+        let [context, ..] = calling(channel, &["@ops"], &event);
+        assert_eq!(json_of(own.render(channel, "own", &context).unwrap()), json!({"text": expected}));
     }
 }
 

@@ -8,6 +8,7 @@ mod manners;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -122,6 +123,11 @@ impl Service {
             complain("plain", "members cannot be added to it".to_owned(), "write an object: { text: \"{{text}}\" }");
         }
         list
+    }
+
+    /// What a message is made of, with those whom the service can call.
+    pub(super) fn calling<'c>(&self, context: &'c Context) -> Cow<'c, Context> {
+        context.calling(|mention| self.preset.call(mention))
     }
 
     /// Whether members are added to what is rendered, or it is written as a form.
@@ -286,6 +292,7 @@ fn is_within(place: &Place, text: &str) -> bool {
 
 /// Written for the place, with its values cut to `cap`, or to what lets all of it fit.
 fn fitted(place: &Place, pieces: &[Piece], allowed: Allowed<'_>, cap: usize) -> Result<String, String> {
+    let pieces = &allowed.settled(pieces, manners::can_call(place.manner));
     let is_cut =
         |text: &String| manners::is_free(place.manner) && place.words.is_empty() && !allowed.links.contains(text);
     let with_cap = |cap: usize| {

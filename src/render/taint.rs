@@ -31,7 +31,10 @@ const JSON_CLOSE: char = '\u{FDD3}';
 pub(super) const LINK: char = '\u{FDD5}';
 /// Followed by a digit, stands for the mark of that number.
 const ENCODED: char = '\u{FDD4}';
-const MARKS: [char; 6] = [OPEN, CLOSE, JSON_OPEN, JSON_CLOSE, ENCODED, LINK];
+/// Begins a value that calls somebody. The context alone writes it, before what it takes from the configuration: no text of
+/// an event holds a noncharacter, so none can pass for a mention, whatever it says.
+pub(super) const CALL: char = '\u{FDD6}';
+const MARKS: [char; 7] = [OPEN, CLOSE, JSON_OPEN, JSON_CLOSE, ENCODED, LINK, CALL];
 
 /// Whether a text holds a character that means something here: no template may.
 pub(super) fn has_mark(text: &str) -> bool {
@@ -191,9 +194,40 @@ pub(super) struct Allowed<'a> {
     pub(super) spared: Spared<'a>,
     /// The only ones who may be called.
     pub(super) mentions: &'a [Mention],
+    /// What calls them in a service that is described by data.
+    pub(super) calls: &'a [String],
 }
 
 impl Allowed<'_> {
+    /// Where somebody can be called: mentions as literals, which nothing rewrites, and nothing prolongs; where nobody can,
+    /// and of everything else, values.
+    pub(super) fn settled(&self, pieces: &[Piece], can_call: bool) -> Vec<Piece> {
+        let mut list: Vec<Piece> = Vec::with_capacity(pieces.len());
+        let mut follows_call = false;
+        for piece in pieces {
+            let called = match piece {
+                Piece::Value(text) => {
+                    text.strip_prefix(CALL).filter(|called| can_call && self.calls.iter().any(|one| one == called))
+                }
+                Piece::Literal(_) => None,
+            };
+            let settled = match (piece, called) {
+                (_, Some(called)) => Piece::Literal(called.to_owned()),
+                (Piece::Value(text), None) => Piece::Value(text.replace(CALL, "")),
+                (literal @ Piece::Literal(_), None) => literal.clone(),
+            };
+            let before = list.last().filter(|_| called.is_some());
+            let touches = before.is_some_and(|before| prolongs(before, before.text().chars().next_back()))
+                || (follows_call && prolongs(&settled, settled.text().chars().next()));
+            if touches {
+                list.push(Piece::Literal(" ".to_owned()));
+            }
+            follows_call = called.is_some();
+            list.push(settled);
+        }
+        joined(list)
+    }
+
     /// Writes what stands in a place where it calls somebody: what `of` takes from one of the allowed mentions, alone.
     pub(super) fn call(
         &self,
@@ -206,6 +240,14 @@ impl Allowed<'_> {
             _ => Err(format!("`{key}` takes no value here but that of one of `mentions`, alone")),
         }
     }
+}
+
+/// Whether a piece whose end `letter` is would make another name of the mention it touches.
+fn prolongs(piece: &Piece, letter: Option<char>) -> bool {
+    letter.is_some_and(|letter| match piece {
+        Piece::Value(_) => !letter.is_whitespace(),
+        Piece::Literal(_) => letter.is_alphanumeric() || "._-@".contains(letter),
+    })
 }
 
 /// Keeps harmless values from becoming an address together: with each other (`evil` and `.example`) or with a literal
@@ -529,8 +571,12 @@ mod tests {
     fn values_cannot_become_an_address_together() {
         const LINK: &str = "https://app.halosecurity.com";
         let links = [LINK.to_owned()];
-        let allowed =
-            Allowed { links: &links, spared: Spared { own: Some("www.example.org"), hosts: None }, mentions: &[] };
+        let allowed = Allowed {
+            links: &links,
+            spared: Spared { own: Some("www.example.org"), hosts: None },
+            mentions: &[],
+            calls: &[],
+        };
         let value = |text: &str| Piece::Value(text.to_owned());
         let literal = |text: &str| Piece::Literal(text.to_owned());
         let cases = [
@@ -571,6 +617,36 @@ mod tests {
         for (pieces, expected) in cases {
             let parted = part(pieces, allowed);
             assert_eq!(parted.iter().map(Piece::text).collect::<String>(), expected, "{parted:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_the_context_marked_calls() {
+        let calls = ["@here".to_owned(), "<@1>".to_owned()];
+        let allowed = Allowed { links: &[], spared: Spared::NONE, mentions: &[], calls: &calls };
+        let value = |text: &str| Piece::Value(text.to_owned());
+        let literal = |text: &str| Piece::Literal(text.to_owned());
+        let cases = [
+            (vec![value("\u{FDD6}@here")], vec![literal("@here")]),
+            (vec![value("@here")], vec![value("@here")]),
+            (vec![value("\u{FDD6}@HERE")], vec![value("@HERE")]),
+            (vec![value("\u{FDD6}@all")], vec![value("@all")]),
+            (vec![value("x \u{FDD6}@here")], vec![value("x @here")]),
+            (vec![value("\u{FDD6}@here"), literal(" "), value("@here")], vec![literal("@here "), value("@here")]),
+            (vec![value("\u{FDD6}@here"), value("s")], vec![literal("@here "), value("s")]),
+            (vec![value("x"), value("\u{FDD6}@here")], vec![value("x"), literal(" @here")]),
+            (vec![literal("a"), value("\u{FDD6}@here"), literal(".b")], vec![literal("a @here .b")]),
+            (vec![literal("*"), value("\u{FDD6}@here"), literal("*")], vec![literal("*@here*")]),
+            (vec![value("\u{FDD6}@here"), value("\u{FDD6}@here")], vec![literal("@here @here")]),
+            (vec![value("\u{FDD6}<@1>"), value("\u{FDD6}<@1>")], vec![literal("<@1><@1>")]),
+        ];
+        for (pieces, expected) in cases {
+            assert_eq!(allowed.settled(&pieces, true), expected, "{pieces:?}");
+            let nowhere = allowed.settled(&pieces, false);
+            assert!(!nowhere.iter().any(|piece| piece.text().contains(CALL)), "{nowhere:?}");
+            assert!(pieces.iter().zip(&nowhere).all(|(piece, same)| {
+                matches!((piece, same), (Piece::Value(_), Piece::Value(_)) | (Piece::Literal(_), Piece::Literal(_)))
+            }));
         }
     }
 

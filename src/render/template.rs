@@ -70,7 +70,7 @@ pub(super) fn check_text(file: &str, text: &str) -> Result<(), Finding> {
         }
     };
     if let Some(at) = text.find(|letter: char| has_mark(letter.encode_utf8(&mut [0; 4]))) {
-        return Err(finding(at, "the noncharacters U+FDD0 to U+FDD5 cannot be used in a template", None));
+        return Err(finding(at, "the noncharacters U+FDD0 to U+FDD6 cannot be used in a template", None));
     }
     let (mut blocks, mut branches, mut inner) = (0_usize, 0_usize, None);
     for (at, letter) in text.char_indices() {

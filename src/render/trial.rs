@@ -47,7 +47,16 @@ fn text(kind: Kind, words: &str) -> String {
 
 /// One of each kind that the channel shows. Mail shows none, so there any: a template may name their members all the same.
 fn mentions(channel: Channel) -> Vec<Mention> {
-    let all = ["here", "U0123ABCD", "S0123ABCD", "Ada Example <ada@example.org>", "123456789012345678", "@ops"];
+    let all = [
+        "here",
+        "U0123ABCD",
+        "S0123ABCD",
+        "everyone",
+        "Ada Example <ada@example.org>",
+        "123456789012345678",
+        "&123456789012345678",
+        "@ops",
+    ];
     let all: Vec<Mention> = all.iter().filter_map(|written| written.parse().ok()).collect();
     let shown = Mention::shown_in(&all, channel);
     if shown.is_empty() { all } else { shown }

@@ -175,8 +175,15 @@ fn other_cases() -> Vec<Case> {
 
 /// Whom this channel calls of some who could be.
 fn mention_cases(channel: Channel) -> Vec<Case> {
-    let called = ["here", "S0123ABCD", "Ada Example <ada@example.org>"].map(|one| one.parse().unwrap());
-    let mentions = Mention::shown_in(&called, channel);
+    let called = ["here", "S0123ABCD", "Ada Example <ada@example.org>"];
+    let in_services = ["everyone", "123456789012345678", "&123456789012345678", "@ops"];
+    let parsed = |written: &[&str]| written.iter().map(|one| one.parse().unwrap()).collect::<Vec<Mention>>();
+    let mut mentions = Mention::shown_in(&parsed(&called), channel);
+    if let Channel::Http(name) = channel {
+        let preset = preset::find(name.as_str()).unwrap();
+        mentions.extend(parsed(&in_services));
+        mentions.retain(|one| preset.call(one).is_some());
+    }
     let of = |key: &str| {
         let odd = Odd { mentions: &mentions, ..Odd::default() };
         let context = told(Severity::High, odd, |about| Context::new(&sample(key), about));

@@ -125,7 +125,9 @@ impl Checker<'_> {
         let zone = written.timezone.as_ref().and_then(|field| self.timezone(field));
         let audience = Audience { zone: zone.unwrap_or_else(|| audience.zone.clone()), ..audience.clone() };
         let mention = written.mention.as_ref().filter(|_| fields.contains(&"mention"));
-        let mention = mention.map(|field| self.destination_mention(&table, field, channel)).unwrap_or_default();
+        let preset = presets::of(written);
+        let mention = mention.map(|field| self.destination_mention(&table, field, channel, preset.as_deref()));
+        let mention = mention.unwrap_or_default();
         let owner = Owner { checker: self, name, table: &table, kind: channel.kind() };
         let settings = owner.settings(channel, written)?;
         let template = written.template.as_ref().map(|field| field.value.clone());
@@ -166,7 +168,7 @@ impl Owner<'_, '_> {
             "smtp" | "api" | "from" | "to" => "email destinations",
             "secret" => "webhook destinations",
             "token" | "channel" | "base_url" => "slack destinations",
-            "mention" => "slack and teams destinations",
+            "mention" => "destinations that can call somebody",
             "preset" => "http destinations",
             "url" | "allow_http" => "destinations that are posted to",
             _ => "other types of destination",

@@ -11,6 +11,7 @@ use crate::config::problem::{Problem, quoted};
 use crate::config::words::nearest;
 use crate::deliver::{Settings, slack};
 use crate::model::{Channel, Mention, Severity};
+use crate::preset::Preset;
 use crate::routing::ThreadBy;
 
 /// Of one rule or destination: a message that calls more people calls too many.
@@ -29,8 +30,12 @@ impl Checker<'_> {
         if sent_to.iter().any(|(_, one)| one.is_none_or(|one| one.channel.is_none())) {
             return Some(mentions);
         }
-        let shows = |channel: Channel, one: &One, mention: &Mention| {
-            mention.is_understood_by(channel) || (channel == Channel::Webhook && has_own_template(rule, one))
+        let shows = |channel: Channel, one: &One, mention: &Mention| match (one.settings(), channel) {
+            (Some(found), Channel::Http(_)) => found.settings.calls(mention),
+            // Its preset may be what is at fault.
+            (None, Channel::Http(_)) => true,
+            (_, Channel::Webhook) => has_own_template(rule, one),
+            (_, channel) => mention.is_understood_by(channel),
         };
         for (mention, item) in mentions.iter().zip(field.value.items(field.at, self.text)) {
             let mut known = sent_to.iter().filter_map(|(_, one)| one.and_then(|one| Some((one.channel?, one))));
@@ -42,11 +47,19 @@ impl Checker<'_> {
     }
 
     /// Whom messages to a destination call if their rules say nothing.
-    pub(super) fn destination_mention(&mut self, table: &str, field: &Field<Many>, channel: Channel) -> Vec<Mention> {
+    pub(super) fn destination_mention(
+        &mut self,
+        table: &str,
+        field: &Field<Many>,
+        channel: Channel,
+        preset: Option<&Preset>,
+    ) -> Vec<Mention> {
         let Some(mentions) = self.mentions(field) else { return Vec::new() };
         for (mention, item) in mentions.iter().zip(field.value.items(field.at, self.text)) {
-            if !mention.is_understood_by(channel) {
-                self.unheard(mention, &item, &format!("calls nobody at {table}, which takes {channel} messages"));
+            let is_heard = preset.map_or(mention.is_understood_by(channel), |preset| preset.call(mention).is_some());
+            if !is_heard {
+                let kind = channel.kind();
+                self.unheard(mention, &item, &format!("calls nobody at {table}, which takes {kind} messages"));
             }
         }
         mentions
@@ -54,11 +67,13 @@ impl Checker<'_> {
 
     fn unheard(&mut self, mention: &Mention, item: &Sp<&str>, fault: &str) {
         let whose = match mention {
-            Mention::Here | Mention::Channel | Mention::Everyone => "teams and email cannot call a channel as a whole",
+            Mention::Here | Mention::Channel | Mention::Everyone => {
+                "teams, email and some services cannot call a channel as a whole"
+            }
             Mention::SlackUser(_) | Mention::SlackGroup(_) => "this is an id of slack",
             Mention::TeamsUser { .. } => "this is a user of teams",
             Mention::DiscordUser(_) | Mention::DiscordRole(_) => "this is an id of Discord",
-            Mention::Name(_) => "this is a name for chat servers that look it up; slack and teams take ids",
+            Mention::Name(_) => "this is a name for chat servers that look it up; slack, teams and discord take ids",
         };
         let problem = Problem::warning("unheard-mention", format!("{} {fault}", quoted(item.value)));
         self.report(problem, item.at, "has no effect", format!("{whose}; remove it, or send where it is understood"));

@@ -56,10 +56,11 @@ pub(super) fn used(file: &File) -> Vec<Used> {
 pub(super) fn fields(written: &Written) -> Vec<&'static str> {
     let is_own = written.kind.as_ref().is_some_and(|kind| kind.value == OWN);
     let preset = if is_own { written.preset.as_ref().map(|field| field.value.clone()) } else { None };
-    let settings =
-        preset.map(Arc::new).or_else(|| of(written)).map(|preset| preset.settings.clone()).unwrap_or_default();
-    let names = SETTINGS.into_iter().filter(|name| settings.contains_key(*name));
-    names.chain(is_own.then_some("preset")).collect()
+    let preset = preset.map(Arc::new).or_else(|| of(written));
+    let has = |name: &str| preset.as_ref().is_some_and(|preset| preset.settings.contains_key(name));
+    let calls = preset.as_ref().is_some_and(|preset| !preset.mentions.is_empty());
+    let names = SETTINGS.into_iter().filter(|name| has(name));
+    names.chain(is_own.then_some("preset")).chain(calls.then_some("mention")).collect()
 }
 
 /// The limits that a service is held to where its destination names none.

@@ -31,6 +31,11 @@ pub(super) const fn is_free(manner: Manner) -> bool {
     is_text(manner) || matches!(manner, Manner::Data)
 }
 
+/// Whether a text there can call somebody.
+pub(super) const fn can_call(manner: Manner) -> bool {
+    is_text(manner) && !matches!(manner, Manner::Text | Manner::GoogleCard)
+}
+
 /// How long a text is, as its service counts.
 pub(super) fn length(manner: Manner, text: &str) -> usize {
     if manner != Manner::TelegramHtml {

@@ -144,7 +144,7 @@ proptest! {
         3 => "\\PC{0,12}",
         2 => any::<String>(),
         3 => prop::sample::select(HOSTILE.to_vec()).prop_map(str::to_owned),
-        3 => "[<>&*_~`:|\\[\\](){}\"'\\\\@!#$+=./ \\u{FDD0}-\\u{FDD4}a1-]{0,8}",
+        3 => "[<>&*_~`:|\\[\\](){}\"'\\\\@!#$+=./ \\u{FDD0}-\\u{FDD6}a1-]{0,8}",
     ], 0..6)) {
         static RENDERER: std::sync::LazyLock<Renderer> = std::sync::LazyLock::new(careless);
         check(&RENDERER, &words.concat());
