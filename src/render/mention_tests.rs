@@ -236,15 +236,17 @@ fn live(document: &Value, call: &str) -> usize {
 }
 
 #[test]
-fn services_call_at_the_start_of_what_notifies() {
+fn services_call_behind_the_headline_of_what_notifies() {
     let renderer = Renderer::builtin();
     for (name, member, written, calls) in SERVICES {
         let channel = Channel::Http(PresetName::new(name));
         let event = sample("issue-add");
         for (context, bare) in calling(channel, written, &event).iter().zip(&calling(channel, &[], &event)) {
             let text = |context| json_of(renderer.render(channel, DEFAULT, context).unwrap())[member].clone();
-            let expected = format!("{} {}", calls.join(" "), text(bare).as_str().unwrap());
-            assert_eq!(text(context), json!(expected), "{name}");
+            let bare = text(bare);
+            let (headline, rest) = bare.as_str().unwrap().split_once('\n').unwrap_or((bare.as_str().unwrap(), ""));
+            let expected = format!("{headline} {}\n{rest}", calls.join(" "));
+            assert_eq!(text(context), json!(expected.trim_end()), "{name}");
         }
     }
 }
