@@ -8,8 +8,9 @@
 use halo_relay::catalogue;
 use halo_relay::model::delivery::Code;
 use halo_relay::model::{
-    Channel, Content, DeliveryId, DestinationName, Event, EventKey, RuleName, Severity, Timestamp,
+    Channel, Content, DeliveryId, DestinationName, Event, EventKey, PresetName, RuleName, Severity, Timestamp,
 };
+use halo_relay::preset;
 use halo_relay::render::{Audience, Circumstances, Context, DEFAULT, Renderer};
 use serde_json::{Map, json};
 
@@ -17,16 +18,21 @@ use serde_json::{Map, json};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Those with code of their own, and each service that is described by data.
+fn channels() -> impl Iterator<Item = Channel> {
+    Channel::ALL.into_iter().chain(preset::names().map(|name| Channel::Http(PresetName::new(name))))
+}
+
 fn main() {
     divan::main();
 }
 
-#[divan::bench(args = Channel::ALL)]
+#[divan::bench(args = channels())]
 fn message(bencher: divan::Bencher, channel: Channel) {
     render(bencher, channel, &catalogue::sample(&EventKey::new("website-cert-expiring").expect("a good key")));
 }
 
-#[divan::bench(args = Channel::ALL)]
+#[divan::bench(args = channels())]
 fn crowded(bencher: divan::Bencher, channel: Channel) {
     let text = "<!channel> https://evil.example [x](javascript:alert(1)) \u{202E}".repeat(20);
     let mut record = Map::new();
@@ -36,7 +42,7 @@ fn crowded(bencher: divan::Bencher, channel: Channel) {
     render(bencher, channel, &Event::from_value(record.into()).expect("an id and a key are an event"));
 }
 
-#[divan::bench(args = Channel::ALL)]
+#[divan::bench(args = channels())]
 fn plain_message(bencher: divan::Bencher, channel: Channel) {
     let event = catalogue::sample(&EventKey::new("website-cert-expiring").expect("a good key"));
     let renderer = Renderer::builtin();

@@ -93,6 +93,10 @@ pub struct Preset {
     /// number or name that the rules give.
     #[serde(default)]
     pub mentions: BTreeMap<String, String>,
+    /// Beside letters and digits, what a `name` may have: of another one the service would call only the beginning. All that
+    /// the rules take without this.
+    #[serde(default)]
+    pub name_signs: Option<String>,
     /// The smallest message: the body as it is, with `{{text}}` in one string, or more, for the lines to be told. It knows
     /// `{{headline}}`, the first of these lines, `{{delivery.id}}` and `{{severity.name}}` too.
     pub plain: Value,
@@ -217,9 +221,17 @@ impl Preset {
         faults
     }
 
-    /// What the service acts on to call somebody; `None` if it does not know their kind.
+    /// What the service acts on to call somebody; `None` if it does not know their kind, or knows no such name.
     pub fn call(&self, mention: &Mention) -> Option<String> {
-        Some(self.mentions.get(mention.kind())?.replace(MENTIONED, mention.id()))
+        let text = self.mentions.get(mention.kind())?;
+        let is_sign = |letter: &char| !letter.is_ascii_alphanumeric();
+        let is_known = |id: &str| {
+            self.name_signs.as_ref().is_none_or(|signs| id.chars().filter(is_sign).all(|sign| signs.contains(sign)))
+        };
+        if matches!(mention, Mention::Name(name) if !is_known(name)) {
+            return None;
+        }
+        Some(text.replace(MENTIONED, mention.id()))
     }
 
     /// The settings that the request names.

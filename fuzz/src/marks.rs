@@ -244,6 +244,8 @@ fn discord(line: &str, out: &mut String) {
         match letter {
             // In code a backslash is shown, so it would not help there.
             '`' => out.push('`'),
+            // Looked for without regard to what stands before.
+            '@' if rest.starts_with("everyone") || rest.starts_with("here") => out.push('@'),
             _ if was_escaped => {}
             '\\' if rest.starts_with(|next: char| next.is_ascii_punctuation()) => escaped = true,
             '\\' | '*' | '_' | '~' | '|' | '<' | '[' | ']' | '@' => out.push(letter),
@@ -505,7 +507,7 @@ fn is_vendors(word: &str, known: &Known) -> bool {
     let word = word.replace('∶', ":");
     let Some(start) = word.to_ascii_lowercase().find("https://") else { return false };
     let (before, rest) = (&word[..start], &word[start + "https://".len()..]);
-    let joins = |letter: char| letter.is_alphanumeric() || "-+_/\\:?#=&%~$ˍ∶∼＼＃＄".contains(letter);
+    let joins = |letter: char| letter.is_alphanumeric() || "-+_/\\:%~$ˍ∶∼＼＄".contains(letter);
     if before.ends_with(joins) || is_address(before, known) {
         return false;
     }
@@ -938,10 +940,7 @@ mod tests {
         assert_eq!(TeamsMarkdown.marks("\\[x\\]（y) a\\\\b { {D} a & b; ‹at› 1.5", &known()), "");
         assert_eq!(Mail.marks("Runbook: https://wiki.example.org/x", &known()), "R");
         assert_eq!(Plain.marks("*b* <x> @all: https://wiki.example.org/x", &known()), "");
-        assert_eq!(
-            Discord.marks("\\@everyone \\[x\\]\\(y) \\<\\@1> [R](https://wiki.example.org/x)", &known()),
-            "[](R"
-        );
+        assert_eq!(Discord.marks("\\@all \\[x\\]\\(y) \\<\\@1> [R](https://wiki.example.org/x)", &known()), "[](R");
         assert_eq!(GoogleChat.marks("@all ‹users/all› <https://wiki.example.org/x|R> *z*", &known()), "<R|>**");
         assert_eq!(
             CardHtml.marks("@all *b* &lt;b&gt; <a href=\"https://wiki.example.org/x\">R</a>", &known()),
@@ -962,7 +961,8 @@ mod tests {
             "https∶//app.halosecurity.com/x".to_owned(),
             "https://app.halosecurity.com[x]: https://app.halosecurity.com! https://app.halosecurity.com.".to_owned(),
             "[＼//evil[.]example".to_owned(),
-            "]（https://app.halosecurity.com/x !https://app.halosecurity.com/x".to_owned(),
+            "]（https://app.halosecurity.com/x !https://app.halosecurity.com/x x=https://app.halosecurity.com/"
+                .to_owned(),
         ] {
             for dialect in [Mail, Subject, Plain, TeamsRun] {
                 assert_eq!(dialect.marks(&text, &known()), "", "{dialect:?} {text}");
@@ -976,8 +976,7 @@ mod tests {
             "https://evil.example/https://app.halosecurity.com/",
             "https://app.halosecurity.com/://evil.example",
             "https://app.halosecurity.com＃evil.example/",
-            "x?https://app.halosecurity.com/",
-            "x＃https://app.halosecurity.com/",
+            "evil.example?https://app.halosecurity.com/",
             "https://app.halosecurity.com:x@evil.example",
             "https∶//app.halosecurity.com∶x@evil.example",
             "https://app.halosecurity.com/x:[https://evil",

@@ -259,7 +259,7 @@ fn services_leave_out_whom_they_do_not_know() {
         ("google_chat", &["here", "@ops", "123456789012345678"]),
         ("mattermost", &["123456789012345678", "S0123ABCD"]),
         ("zulip", &["here", "&123456789012345678"]),
-        ("telegram", &["here", "channel", "everyone"]),
+        ("telegram", &["here", "channel", "everyone", "@security-team"]),
         ("ntfy", &ALL),
         ("opsgenie", &ALL),
         ("pagerduty", &ALL),

@@ -177,6 +177,12 @@ impl Place<'_> {
         self.colons.contains(&self.at)
     }
 
+    /// Whether a word follows that calls a whole channel.
+    fn calls_all(&self) -> bool {
+        let word = self.letters[self.at + 1..].iter().map(|(letter, _)| letter.to_ascii_lowercase());
+        ["everyone", "here"].iter().any(|known| word.clone().take(known.len()).eq(known.chars()))
+    }
+
     fn ends_list_number(&self) -> bool {
         let digits = self.letters[..self.at].iter().rev().take_while(|(letter, _)| letter.is_ascii_digit()).count();
         digits > 0 && self.after().is_none_or(char::is_whitespace) && self.leads_at(self.at - digits)
@@ -188,6 +194,8 @@ impl Place<'_> {
 fn discord(letter: char, place: &Place<'_>, text: &mut String) {
     let special = match letter {
         '`' => return text.push('ˋ'),
+        // The server looks for these words and not for backslashes, and a message that calls some could then call all.
+        '@' if place.calls_all() => return text.push('＠'),
         '\\' | '*' | '_' | '~' | '|' | '<' | '[' | ']' | '@' => true,
         '(' => place.before() == Some(']'),
         ':' => place.is_emoji_colon() || place.before() == Some(']'),
@@ -370,7 +378,7 @@ mod tests {
     #[test]
     fn discord_by_backslashes() {
         let expected = [
-            r"\@everyone \@here \@all \@channel",
+            r"＠everyone ＠here \@all \@channel",
             r"\<\@123> \<\@&1> \<#1> \<!channel> \<users/all>",
             r"\<https://evil\|x> \<t:1> \<time:1>",
             r"\[x\]\(hxxps://evil) !\[x\]\(y)",
