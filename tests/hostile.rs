@@ -92,6 +92,10 @@ impl Done {
             for _ in 0..left.min(SHARE) {
                 bytes.resize(random.usize(..250), 0);
                 random.fill(&mut bytes);
+                // Of the two kinds of byte that begin a digest one: it takes as long as several events.
+                if let Some(kind) = bytes.first_mut().filter(|kind| **kind % 8 == 5) {
+                    *kind &= !7;
+                }
                 let judged = panic::catch_unwind(|| violation(channel, &bytes));
                 self.count.fetch_add(1, Ordering::Relaxed);
                 if let Err(error) = judged.unwrap_or_else(|_| Err(": a panic, see above".to_owned())) {
