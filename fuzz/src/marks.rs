@@ -517,7 +517,7 @@ fn is_vendors(word: &str, known: &Known) -> bool {
     let host = host.trim_end_matches(['.', '!']);
     let is_plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
     let has_port =
-        port.trim_start_matches(':').trim_end_matches(['[', ':', '.']).bytes().all(|byte| byte.is_ascii_digit());
+        port.trim_start_matches(':').trim_end_matches(['[', ':', '.', '!']).bytes().all(|byte| byte.is_ascii_digit());
     is_plain
         && has_port
         && (host == "halosecurity.com" || host.ends_with(".halosecurity.com"))
@@ -960,7 +960,7 @@ mod tests {
             "https://app.halosecurity.com/x:[hxxps://evil[.]example".to_owned(),
             "https∶//app.halosecurity.com/x".to_owned(),
             "https://app.halosecurity.com[x]: https://app.halosecurity.com! https://app.halosecurity.com.".to_owned(),
-            "[＼//evil[.]example".to_owned(),
+            "[＼//evil[.]example https://app.halosecurity.com:!".to_owned(),
             "]（https://app.halosecurity.com/x !https://app.halosecurity.com/x x=https://app.halosecurity.com/"
                 .to_owned(),
         ] {

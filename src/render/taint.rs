@@ -265,12 +265,10 @@ pub(super) fn part(pieces: Vec<Piece>, allowed: Allowed<'_>) -> Vec<Piece> {
     }
     let mut parted = Vec::new();
     let mut word = Vec::new();
-    // The beginning of an address that was left alone has been made unclickable: what follows up to a space was left alone
-    // only as its path. In HTML entities part it.
-    let mut broken = false;
+    let mut after = After::Space;
     for piece in pieces {
         if matches!(&piece, Piece::Value(text) if allowed.links.contains(text)) {
-            flush(&mut word, &mut parted, allowed, broken);
+            flush(&mut word, &mut parted, allowed, after);
             // No value may prolong an address.
             if matches!(parted.last(), Some(Piece::Value(_))) {
                 parted.push(Piece::Literal(" ".to_owned()));
@@ -295,13 +293,13 @@ pub(super) fn part(pieces: Vec<Piece>, allowed: Allowed<'_>) -> Vec<Piece> {
                 word.push(wrap(inner));
             }
             if !end.is_empty() {
-                broken |= flush(&mut word, &mut parted, allowed, broken);
-                broken &= !end.ends_with(char::is_whitespace);
+                after = flush(&mut word, &mut parted, allowed, after);
+                after = if end.ends_with(char::is_whitespace) { After::Space } else { after };
                 parted.push(wrap(end));
             }
         }
     }
-    flush(&mut word, &mut parted, allowed, broken);
+    flush(&mut word, &mut parted, allowed, after);
     joined(parted)
 }
 
@@ -309,20 +307,34 @@ fn is_word_end(letter: char) -> bool {
     letter.is_whitespace() || "<>\"'|()[]{}`,;*~".contains(letter)
 }
 
-/// Moves a word's pieces on, as one harmless value if together, or after what is broken, they would be an address. Tells
-/// whether they would.
-fn flush(word: &mut Vec<Piece>, parted: &mut Vec<Piece>, allowed: Allowed<'_>, broken: bool) -> bool {
+/// What has stood since the last space.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    Space,
+    /// An address that was left alone. Its host could become a name before an `@`.
+    Address,
+    /// The beginning of one, made unclickable: what follows was left alone only as its path. In HTML entities part it.
+    Broken,
+}
+
+/// Moves a word's pieces on, as one harmless value if together, or after what stands before, they would be an address.
+fn flush(word: &mut Vec<Piece>, parted: &mut Vec<Piece>, allowed: Allowed<'_>, after: After) -> After {
     let whole: String = word.iter().map(Piece::text).collect();
-    let has_value = word.iter().any(|piece| matches!(piece, Piece::Value(_)));
-    let safe = if has_value && (broken || word.len() > 1) { defang(&whole, allowed.spared) } else { whole.clone() };
-    let is_changed = safe != whole;
-    if is_changed {
-        word.clear();
-        parted.push(Piece::Value(safe));
-    } else {
+    if !word.iter().any(|piece| matches!(piece, Piece::Value(_))) {
         parted.append(word);
+        return after;
     }
-    is_changed
+    let has_company = word.len() > 1 || after == After::Broken;
+    let safe = if has_company { defang(&whole, allowed.spared) } else { whole.clone() };
+    let safe = if after == After::Address { safe.replace('@', "[@]") } else { safe };
+    if safe == whole {
+        parted.append(word);
+        let is_address = ["https://", "http://"].iter().any(|scheme| whole.contains(scheme));
+        return if after == After::Space && is_address { After::Address } else { after };
+    }
+    word.clear();
+    parted.push(Piece::Value(safe));
+    After::Broken
 }
 
 /// Neighbours of one kind as one piece, as the channels' rules expect them.
@@ -596,6 +608,10 @@ mod tests {
             (vec![literal("\\\\"), value("evil\\share")], "[\\\\]evil\\share"),
             (vec![value(LINK), value(".zip")], "https://app.halosecurity.com .zip"),
             (vec![value("x"), value(LINK)], "x https://app.halosecurity.com"),
+            (
+                vec![value("https://app.halosecurity.com/x"), literal(":"), value("!*x@2130706433/")],
+                "https://app.halosecurity.com/x:!*x[@]2130706433/",
+            ),
             // As HTML has them.
             (
                 vec![value("·"), value("https://app.halosecurity.com/x?a&#61;1&amp;b&#61;evil.example. evil.example")],
