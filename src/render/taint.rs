@@ -268,7 +268,7 @@ pub(super) fn part(pieces: Vec<Piece>, allowed: Allowed<'_>) -> Vec<Piece> {
     let mut after = After::Space;
     for piece in pieces {
         if matches!(&piece, Piece::Value(text) if allowed.links.contains(text)) {
-            flush(&mut word, &mut parted, allowed, after);
+            flush(&mut word, &mut parted, allowed, after, false);
             // No value may prolong an address.
             if matches!(parted.last(), Some(Piece::Value(_))) {
                 parted.push(Piece::Literal(" ".to_owned()));
@@ -293,13 +293,14 @@ pub(super) fn part(pieces: Vec<Piece>, allowed: Allowed<'_>) -> Vec<Piece> {
                 word.push(wrap(inner));
             }
             if !end.is_empty() {
-                after = flush(&mut word, &mut parted, allowed, after);
-                after = if end.ends_with(char::is_whitespace) { After::Space } else { after };
+                let goes_on = !end.ends_with(char::is_whitespace);
+                after = flush(&mut word, &mut parted, allowed, after, goes_on);
+                after = if goes_on { after } else { After::Space };
                 parted.push(wrap(end));
             }
         }
     }
-    flush(&mut word, &mut parted, allowed, after);
+    flush(&mut word, &mut parted, allowed, after, false);
     joined(parted)
 }
 
@@ -318,14 +319,22 @@ enum After {
 }
 
 /// Moves a word's pieces on, as one harmless value if together, or after what stands before, they would be an address.
-fn flush(word: &mut Vec<Piece>, parted: &mut Vec<Piece>, allowed: Allowed<'_>, after: After) -> After {
+/// `goes_on`: a sign follows and no space, so that a colon at the end may be a scheme's.
+fn flush(word: &mut Vec<Piece>, parted: &mut Vec<Piece>, allowed: Allowed<'_>, after: After, goes_on: bool) -> After {
     let whole: String = word.iter().map(Piece::text).collect();
     if !word.iter().any(|piece| matches!(piece, Piece::Value(_))) {
         parted.append(word);
         return after;
     }
     let has_company = word.len() > 1 || after == After::Broken;
-    let safe = if has_company { defang(&whole, allowed.spared) } else { whole.clone() };
+    let safe = match has_company {
+        true if goes_on && whole.ends_with(':') => {
+            let safe = defang(&format!("{whole}x"), allowed.spared);
+            safe.strip_suffix('x').map_or_else(|| safe.clone(), str::to_owned)
+        }
+        true => defang(&whole, allowed.spared),
+        false => whole.clone(),
+    };
     let safe = if after == After::Address { safe.replace('@', "[@]") } else { safe };
     if safe == whole {
         parted.append(word);
@@ -612,6 +621,8 @@ mod tests {
                 vec![value("https://app.halosecurity.com/x"), literal(":"), value("!*x@2130706433/")],
                 "https://app.halosecurity.com/x:!*x[@]2130706433/",
             ),
+            (vec![value("mailto:"), literal(":"), value("`b")], "mailto[:]:`b"),
+            (vec![value("mailto:"), literal(":"), value(" b")], "mailto:: b"),
             // As HTML has them.
             (
                 vec![value("·"), value("https://app.halosecurity.com/x?a&#61;1&amp;b&#61;evil.example. evil.example")],
