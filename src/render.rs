@@ -204,17 +204,22 @@ impl Renderer {
 
     /// Whether a rule or destination may name this template.
     pub fn has(&self, channel: Channel, name: &str) -> bool {
-        self.names(channel).any(|known| known == name)
+        self.files_of(channel).any(|known| known == name)
     }
 
     /// The templates of a channel, in alphabetical order: the names that a rule or destination may use. The files of one
     /// name are one template, whichever of them there are.
     pub fn names(&self, channel: Channel) -> impl Iterator<Item = &str> {
+        self.files_of(channel).collect::<BTreeSet<_>>().into_iter()
+    }
+
+    /// The template that each file belongs to.
+    fn files_of(&self, channel: Channel) -> impl Iterator<Item = &str> {
         let formats = self.formats.iter().filter(move |(format, _)| format.channel() == channel);
         let files = formats.flat_map(|(_, templates)| templates.read.keys()).filter_map(|file| template_of(file));
         // A preset may come without a template of its own.
         let plain = matches!(channel, Channel::Http(name) if self.services.contains_key(&name)).then_some(DEFAULT);
-        files.chain(plain).collect::<BTreeSet<_>>().into_iter()
+        files.chain(plain)
     }
 
     /// Renders one message: of several events by `NAME.digest`, else the built-in `digest`; news of the relay by `notice`.
