@@ -180,8 +180,8 @@ impl Store {
         }
         let Opened { connection, reader, instance, boot, clean } = opened?;
         // The boot has been counted, so by now there is a log.
-        let log = directory.join(format!("{FILE_NAME}-wal"));
-        let files = files::Files::of([path.clone(), log, lock.path().to_owned()]);
+        let names = [FILE_NAME.to_owned(), format!("{FILE_NAME}-wal"), lock::FILE_NAME.to_owned()];
+        let files = files::Files::of(directory, names);
         let writer = files
             .and_then(|files| Writer::start(connection, Keep { files, ballast, lock: Arc::clone(&lock) }, room))
             .map_err(|error| unusable(&path, error))?;

@@ -1,32 +1,69 @@
 //! Whether the files are still those that were opened. SQLite writes on into a file that has been deleted, and says that all
 //! is well; what it is given is gone at the next start.
 
+use std::cell::Cell;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, open, stat, statat};
+use rustix::io::Errno;
 
 use super::StoreError;
 
-/// Files by name, with the identity they had when they were opened.
-pub(super) struct Files(Vec<(PathBuf, Identity)>);
+/// Files of one directory, with the identity they had when they were opened.
+pub(super) struct Files {
+    directory: OwnedFd,
+    path: PathBuf,
+    opened: Identity,
+    names: Vec<(String, Identity)>,
+    /// When the directory was last looked for by its path.
+    sought: Cell<Instant>,
+}
+
+/// How often the directory is looked for. One that has been put elsewhere took along what was committed since, so that is
+/// late to be noticed, but not lost.
+const SEEK_EVERY: Duration = Duration::from_secs(1);
 
 /// Device and inode.
 type Identity = (u64, u64);
 
 impl Files {
-    pub(super) fn of(paths: impl IntoIterator<Item = PathBuf>) -> io::Result<Self> {
-        let files = paths.into_iter().map(|path| identity(&path).map(|identity| (path, identity)));
-        Ok(Self(files.collect::<io::Result<_>>()?))
+    pub(super) fn of(directory: &Path, names: impl IntoIterator<Item = String>) -> io::Result<Self> {
+        let path = directory.to_owned();
+        let directory = open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let opened = identity(&statat(&directory, "", AtFlags::EMPTY_PATH)?);
+        let names = names.into_iter().map(|name| {
+            let found = statat(&directory, &name, AtFlags::empty())?;
+            Ok((name, identity(&found)))
+        });
+        let names = names.collect::<io::Result<_>>()?;
+        Ok(Self { directory, path, opened, names, sought: Cell::new(Instant::now()) })
     }
 
     /// Some microseconds, so it can be asked at every commit.
     pub(super) fn check(&self) -> Result<(), StoreError> {
-        let replaced = self.0.iter().find(|(path, opened)| match identity(path) {
-            Ok(found) => found != *opened,
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        });
-        replaced.map_or(Ok(()), |(path, _)| Err(StoreError::Replaced(path.clone())))
+        let replaced = self
+            .names
+            .iter()
+            .find(|(name, opened)| is_another(statat(&self.directory, name, AtFlags::empty()), *opened));
+        if let Some((name, _)) = replaced {
+            return Err(StoreError::Replaced(self.path.join(name)));
+        }
+        if self.sought.get().elapsed() >= SEEK_EVERY {
+            self.sought.set(Instant::now());
+            if is_another(stat(&self.path), self.opened) {
+                return Err(StoreError::Replaced(self.path.clone()));
+            }
+        }
+        Ok(())
     }
+}
+
+/// What cannot be looked at for another reason than that it is gone is taken for what it was.
+fn is_another(found: Result<Stat, Errno>, opened: Identity) -> bool {
+    found.map_or_else(|error| matches!(error, Errno::NOENT | Errno::NOTDIR), |found| identity(&found) != opened)
 }
 
 /// Whose locks or flushes may be less than they seem, by the magic number of the file system. Those in user space may be
@@ -54,9 +91,8 @@ fn network(magic: u64) -> Option<&'static str> {
     NETWORK.iter().find(|(known, _)| *known == magic).map(|(_, kind)| *kind)
 }
 
-fn identity(path: &Path) -> io::Result<Identity> {
-    let found = std::fs::metadata(path)?;
-    Ok((found.dev(), found.ino()))
+fn identity(found: &Stat) -> Identity {
+    (found.st_dev, found.st_ino)
 }
 
 #[cfg(test)]

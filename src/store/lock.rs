@@ -12,7 +12,7 @@ use super::StoreError;
 use super::ballast::is_full;
 
 /// The lock file in the state directory.
-const FILE_NAME: &str = "relay.lock";
+pub(super) const FILE_NAME: &str = "relay.lock";
 /// How often, and after what pause, to try again. A command that asks whether a relay runs, or opens the store of a stopped
 /// one, has the lock for a moment; so has a relay that is ending.
 const TRIES: u32 = 100;

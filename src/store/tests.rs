@@ -474,6 +474,29 @@ async fn nothing_is_acknowledged_into_a_deleted_file() {
 }
 
 #[tokio::test]
+async fn a_directory_put_elsewhere_is_noticed() {
+    let scene = Scene::new();
+    let (path, elsewhere) = (scene.directory.path().to_owned(), TempDir::new().unwrap());
+    std::fs::rename(&path, elsewhere.path()).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let started = std::time::Instant::now();
+    let mut taken = 0;
+    let refused = loop {
+        assert!(started.elapsed() < Duration::from_secs(20), "it was never noticed");
+        let name = format!("event-{taken}");
+        match scene.store.accept(&SourceName::from("test"), [event(&name, &INFO)].into(), NOW).await {
+            Ok(_) => taken += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, StoreError::Replaced(found) if found == path));
+    // What was acknowledged until then went along.
+    let there = Connection::open(elsewhere.path().join(FILE_NAME)).unwrap();
+    let kept: i64 = there.query_row("SELECT count(*) FROM event", [], |row| row.get(0)).unwrap();
+    assert_eq!(kept, taken);
+}
+
+#[tokio::test]
 async fn a_job_that_meets_an_io_error_ends_the_store() {
     let scene = Scene::new();
     let failing = scene.store.write(|_| -> rusqlite::Result<()> {
