@@ -178,12 +178,15 @@ impl Store {
                 return Err(StoreError::NoRoom(path));
             }
         }
-        let Opened { connection, reader, instance, boot, clean } = opened?;
+        let Opened { connection, reader, instance, boot, clean, last_rows } = opened?;
         // The boot has been counted, so by now there is a log.
         let names = [FILE_NAME.to_owned(), format!("{FILE_NAME}-wal"), lock::FILE_NAME.to_owned()];
         let files = files::Files::of(directory, names);
+        let outlets = work::Outlets::new(last_rows);
         let writer = files
-            .and_then(|files| Writer::start(connection, Keep { files, ballast, lock: Arc::clone(&lock) }, room))
+            .and_then(|files| {
+                Writer::start(connection, Keep { files, ballast, lock: Arc::clone(&lock) }, room, outlets)
+            })
             .map_err(|error| unusable(&path, error))?;
         if room == Room::Low {
             tracing::error!(
@@ -299,6 +302,8 @@ struct Opened {
     boot: i64,
     /// Whether the run before closed the store.
     clean: bool,
+    /// The highest numbers that an event and a delivery have had.
+    last_rows: (i64, i64),
 }
 
 impl Opened {
@@ -313,7 +318,8 @@ impl Opened {
         let clean = schema::meta(&connection, schema::CLEAN).map_err(failed)? != Some(0);
         let boot = outbox::start_boot(&mut connection, now).map_err(failed)?;
         let instance = schema::instance(&connection).map_err(failed)?;
-        Ok(Self { connection, reader: open_reader(path)?, instance, boot, clean })
+        let last_rows = schema::last_rows(&connection).map_err(failed)?;
+        Ok(Self { connection, reader: open_reader(path)?, instance, boot, clean, last_rows })
     }
 }
 

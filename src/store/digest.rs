@@ -189,13 +189,14 @@ impl Open<'_> {
     ) -> rusqlite::Result<i64> {
         let Self { kind, destination, via, lane, rule, grouping } = *self;
         let sum = checksum::delivery(kind.code(), 0, destination, lane, (rule, None));
-        let digest = work
-            .db
+        let digest = work.next_delivery();
+        work.db
             .prepare_cached(
-                "INSERT INTO delivery (kind, destination, via, lane, rule, severity, state, due_at, created_at, checksum)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                "INSERT INTO delivery (id, kind, destination, via, lane, rule, severity, state, due_at, created_at, checksum)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             )?
-            .insert(params![
+            .execute(params![
+                digest,
                 kind.code(),
                 destination,
                 via,

@@ -126,10 +126,11 @@ impl Store {
             let sum = checksum::delivery(Kind::Notice.code(), 0, about, lane, ("notice", None));
             work.db
                 .prepare_cached(
-                    "INSERT INTO delivery (kind, destination, via, lane, rule, severity, state, due_at, created_at, note, checksum)
-                     VALUES (3, ?1, ?2, ?3, 'notice', ?4, 0, ?5, ?5, ?6, ?7)",
+                    "INSERT INTO delivery (id, kind, destination, via, lane, rule, severity, state, due_at, created_at, note,
+                        checksum)
+                     VALUES (?1, 3, ?2, ?3, ?4, 'notice', ?5, 0, ?6, ?6, ?7, ?8)",
                 )?
-                .execute(params![about, to, lane, Severity::Critical.rank(), now.as_millis(), reason, sum])?;
+                .execute(params![work.next_delivery(), about, to, lane, Severity::Critical.rank(), now.as_millis(), reason, sum])?;
             work.tally.add(about, State::Ready, 1);
             work.waits(to);
             Ok(())

@@ -153,13 +153,24 @@ fn insert(work: &mut Work<'_>, source: &SourceName, event: &NewEvent, now: Times
     let (id, key) = (event.id.as_str(), event.key.as_str());
     let owed = i64::try_from(event.owed.len()).unwrap_or(i64::MAX);
     let sum = checksum::event(id, key, now, &event.body);
-    let row: i64 = work
-        .db
+    let row = work.next_event();
+    work.db
         .prepare_cached(
-            "INSERT INTO event (event_id, key, source, received_at, body, dropped_by, drop_reason, owed, checksum)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            "INSERT INTO event (id, event_id, key, source, received_at, body, dropped_by, drop_reason, owed, checksum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?
-        .insert(params![id, key, source.as_str(), now.as_millis(), event.body, dropped_by, drop_reason, owed, sum])?;
+        .execute(params![
+            row,
+            id,
+            key,
+            source.as_str(),
+            now.as_millis(),
+            event.body,
+            dropped_by,
+            drop_reason,
+            owed,
+            sum
+        ])?;
     for owed in &event.owed {
         let destination = match work.known_id(&owed.destination) {
             Some(number) => number,

@@ -284,14 +284,15 @@ pub(super) fn enqueue(
         (None, Some(_)) => (State::Sending, Some(now.as_millis())),
         (None, None) => (State::Ready, None),
     };
-    let row = work
-        .db
+    let row = work.next_delivery();
+    work.db
         .prepare_cached(
-            "INSERT INTO delivery (kind, event, destination, via, lane, rule, severity, state, due_at, created_at, started_at,
-                tries, digest, checksum, thread)
-             VALUES (0, ?1, ?2, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10, ?11, ?12)",
+            "INSERT INTO delivery (id, kind, event, destination, via, lane, rule, severity, state, due_at, created_at,
+                started_at, tries, digest, checksum, thread)
+             VALUES (?1, 0, ?2, ?3, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10, ?11, ?12, ?13)",
         )?
-        .insert(params![
+        .execute(params![
+            row,
             event,
             destination,
             lane,

@@ -116,11 +116,16 @@ fn let_go(
     rows: &[i64],
     before: Timestamp,
 ) -> rusqlite::Result<(Pruned, Option<i64>)> {
-    work.db
-        .prepare_cached(
-            "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
-        )?
-        .execute(params![schema::PRUNED_BEFORE, before.as_millis()])?;
+    let (event, delivery) = work.last_rows();
+    let mut keep = work.db.prepare_cached(
+        "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+    )?;
+    // Of the last rows, too, nothing may be left; later ones must not be taken for them.
+    let kept =
+        [(schema::PRUNED_BEFORE, before.as_millis()), (schema::LAST_EVENT, event), (schema::LAST_DELIVERY, delivery)];
+    for (name, value) in kept {
+        keep.execute(params![name, value])?;
+    }
     let mut step = Step { began: Instant::now(), pruned: Pruned::default() };
     for row in rows {
         let gone = match stage {

@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_digests.sql"),
     include_str!("migrations/0003_retention.sql"),
     include_str!("migrations/0004_threads.sql"),
+    include_str!("migrations/0005_numbers.sql"),
 ];
 
 /// Statements kept prepared; the default of 16 is fewer than the relay uses.
@@ -161,6 +162,21 @@ pub(super) const OPENED_AT: &str = "opened_at";
 
 /// Events received before this may have been let go.
 pub(super) const PRUNED_BEFORE: &str = "pruned_before";
+
+/// The highest numbers that rows of events and of deliveries have had, as of the last time that rows were let go.
+pub(super) const LAST_EVENT: &str = "last_event";
+pub(super) const LAST_DELIVERY: &str = "last_delivery";
+
+/// The highest numbers that any event and any delivery has had.
+pub(super) fn last_rows(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
+    let highest = |table: &str, known: &str| {
+        let sql = format!(
+            "SELECT max(coalesce((SELECT max(id) FROM {table}), 0), coalesce((SELECT value FROM meta WHERE name = ?1), 0))"
+        );
+        connection.query_row(&sql, [known], |row| row.get(0))
+    };
+    Ok((highest("event", LAST_EVENT)?, highest("delivery", LAST_DELIVERY)?))
+}
 
 pub(super) fn meta(connection: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
     connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0)).optional()

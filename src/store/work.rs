@@ -4,6 +4,7 @@
 //! what a lane offered to take is shown to it before, so that it can make the message ready while the disk works.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, params};
@@ -56,6 +57,21 @@ impl<'a> Work<'a> {
     /// The number of a destination that has a lane; it saves asking the store.
     pub(super) fn known_id(&self, name: &DestinationName) -> Option<i64> {
         self.outlets.0.numbers.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+    }
+
+    /// A number for a new event. None is given twice, even where a row came to nothing or has been let go since.
+    pub(super) fn next_event(&self) -> i64 {
+        self.outlets.0.last_event.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// As [`next_event`](Self::next_event), for a delivery.
+    pub(super) fn next_delivery(&self) -> i64 {
+        self.outlets.0.last_delivery.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The last numbers given to an event and to a delivery.
+    pub(super) fn last_rows(&self) -> (i64, i64) {
+        (self.outlets.0.last_event.load(Ordering::Relaxed), self.outlets.0.last_delivery.load(Ordering::Relaxed))
     }
 
     /// Something waits for the lane of this destination: it will be woken, and what comes meanwhile must not overtake.
@@ -133,8 +149,8 @@ impl Effects {
     }
 }
 
-/// Where lanes are reached.
-#[derive(Clone, Default)]
+/// Where lanes are reached, and what number the next row gets.
+#[derive(Clone)]
 pub(super) struct Outlets(Arc<Doors>);
 
 #[derive(Default)]
@@ -142,6 +158,9 @@ struct Doors {
     by_number: Mutex<HashMap<i64, Outlet>>,
     /// On disk before they are here, and never changed.
     numbers: Mutex<HashMap<DestinationName, i64>>,
+    /// The last numbers given to rows.
+    last_event: AtomicI64,
+    last_delivery: AtomicI64,
 }
 
 struct Outlet {
@@ -172,6 +191,12 @@ pub struct Subscription {
 }
 
 impl Outlets {
+    /// `last`: the highest numbers of an event and of a delivery so far.
+    pub(super) fn new((event, delivery): (i64, i64)) -> Self {
+        let (last_event, last_delivery) = (AtomicI64::new(event), AtomicI64::new(delivery));
+        Self(Arc::new(Doors { last_event, last_delivery, ..Doors::default() }))
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<i64, Outlet>> {
         self.0.by_number.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -82,7 +82,7 @@ pub struct Stats {
 }
 
 impl Writer {
-    pub(super) fn start(mut connection: Connection, keep: Keep, room: Room) -> std::io::Result<Self> {
+    pub(super) fn start(mut connection: Connection, keep: Keep, room: Room, outlets: Outlets) -> std::io::Result<Self> {
         let log = Arc::new(AtomicI64::new(0));
         let logged = Arc::clone(&log);
         let hooked = connection.wal_hook(Some(move |_: &mut Wal, pages: i32| {
@@ -95,7 +95,7 @@ impl Writer {
         let (end, ended) = watch::channel(false);
         let looked_at = (room == Room::Low).then(Instant::now);
         let (room, rooms) = watch::channel(room);
-        let (counters, outlets) = (Arc::new(Counters::default()), Outlets::default());
+        let counters = Arc::new(Counters::default());
         let timer = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let thread = Thread {
             connection,

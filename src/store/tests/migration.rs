@@ -1,4 +1,4 @@
-//! A store that the first version has written.
+//! Stores that earlier versions have written.
 
 use rusqlite::params;
 
@@ -6,6 +6,8 @@ use super::*;
 
 const FIRST: &str = include_str!("../migrations/0001_initial.sql");
 const SECOND: &str = include_str!("../migrations/0002_digests.sql");
+const THIRD: &str = include_str!("../migrations/0003_retention.sql");
+const FOURTH: &str = include_str!("../migrations/0004_threads.sql");
 
 /// One delivery in each state of that time, written as that version did.
 fn old_store(directory: &Path) -> Connection {
@@ -143,5 +145,45 @@ async fn a_migration_that_was_interrupted_is_done_again() {
     drop(raw);
     for directory in [copy, directory] {
         check(&opened(directory)).await;
+    }
+}
+
+#[tokio::test]
+async fn numbers_go_on_where_rows_were_let_go() {
+    let directory = TempDir::new().unwrap();
+    let db = old_store(directory.path());
+    for sql in [SECOND, THIRD, FOURTH] {
+        db.execute_batch(&format!("PRAGMA foreign_keys = OFF; BEGIN IMMEDIATE; {sql} COMMIT")).unwrap();
+    }
+    db.execute_batch(
+        "PRAGMA user_version = 4;
+         DELETE FROM delivery WHERE id IN (6, 7);
+         DELETE FROM event WHERE id = 6;",
+    )
+    .unwrap();
+    drop(db);
+    let mut scene = opened(directory);
+    let made = scene.accept(vec![event("new", &INFO)]).await;
+    assert_eq!((made.new, scene.last_rows().await), (1, (7, 8)));
+    // What is let go by this version counts, too; here it is the newest of all.
+    let chat = scene.destination("chat").await;
+    for claimed in scene.claim(chat, 9, later(60)).await {
+        scene.settle(chat, &claimed, Settlement::Delivered).await;
+    }
+    let mut walk = Walk::default();
+    while !walk.is_over() {
+        scene.store.prune(&mut walk, later(1_000_000)).await.unwrap();
+    }
+    assert!(scene.last_rows().await < (7, 8));
+    scene = scene.crash();
+    scene.accept(vec![event("newer", &INFO)]).await;
+    assert_eq!(scene.last_rows().await, (8, 9));
+}
+
+impl Scene {
+    /// The highest numbers of an event and of a delivery that are there.
+    async fn last_rows(&self) -> (i64, i64) {
+        let last = "SELECT (SELECT max(id) FROM event), (SELECT max(id) FROM delivery)";
+        self.store.read(move |db| db.query_row(last, [], |row| Ok((row.get(0)?, row.get(1)?)))).await.unwrap()
     }
 }
