@@ -10,9 +10,6 @@
     reason = "a benchmark may panic and tell"
 )]
 
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,12 +18,17 @@ use halo_relay::model::{DestinationName, Event, Outcome, Report, RuleName, Sever
 use halo_relay::store::{Ended, NewDelivery, NewEvent, Settlement, Store, Subscription, Turn};
 use serde_json::json;
 
+#[path = "support/machine.rs"]
+mod machine;
+
+use machine::{fdatasync, millis, target};
+
 const EVENTS: usize = 20_000;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
-    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap().join("target")).unwrap();
-    let sync = fdatasync(directory.path());
+    let directory = tempfile::tempdir_in(target()).unwrap();
+    let sync = fdatasync();
     println!("fdatasync of 4 KiB                       {:>9.3} ms median", millis(sync));
     let clock = Clock::start();
     let store = Store::open(directory.path(), clock.now()).unwrap();
@@ -124,22 +126,4 @@ fn event(id: &str) -> NewEvent {
         thread: None,
     };
     NewEvent::new(&Event::from_value(record).unwrap(), vec![owed], None)
-}
-
-fn fdatasync(directory: &Path) -> Duration {
-    let mut file = File::create(directory.join("probe")).unwrap();
-    let mut spans: Vec<_> = (0..200)
-        .map(|_| {
-            file.write_all(&[7; 4096]).unwrap();
-            let started = Instant::now();
-            file.sync_data().unwrap();
-            started.elapsed()
-        })
-        .collect();
-    spans.sort_unstable();
-    spans[100]
-}
-
-fn millis(span: Duration) -> f64 {
-    span.as_secs_f64() * 1e3
 }
