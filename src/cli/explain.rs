@@ -306,12 +306,13 @@ fn attempts_text(attempts: &[AttemptRow]) -> String {
         vec![
             attempt.number.to_string(),
             attempt.started_at.clone(),
+            attempt.destination.clone(),
             attempt.outcome.clone().unwrap_or_else(|| "under way".to_owned()),
             attempt.status.map_or_else(|| "-".to_owned(), |status| status.to_string()),
             output::tame(attempt.detail.as_deref().unwrap_or("-")),
         ]
     });
-    format!("\n{}", output::table(&["attempt", "started", "outcome", "status", "detail"], rows))
+    format!("\n{}", output::table(&["attempt", "started", "sent to", "outcome", "status", "detail"], rows))
 }
 
 fn members_text(members: &[DeliveryRow], all: u64) -> String {

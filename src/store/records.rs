@@ -43,6 +43,8 @@ pub struct DeliveryRow {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct AttemptRow {
     pub number: i64,
+    /// Where it was sent: to the destination it is owed to, or to a fallback.
+    pub destination: String,
     pub started_at: String,
     pub ended_at: Option<String>,
     pub outcome: Option<String>,
@@ -678,17 +680,20 @@ fn target(body: &str) -> Option<String> {
 /// A first attempt that was delivered is told by its delivery's row, and so is one under way.
 fn attempts(db: &Connection, row: i64) -> rusqlite::Result<Vec<AttemptRow>> {
     let mut query = db.prepare_cached(
-        "SELECT number, started_at, ended_at, outcome, status, detail FROM attempt WHERE delivery = ?1
-         UNION ALL
-         SELECT tries, started_at, CASE state WHEN 2 THEN ended_at END, CASE state WHEN 2 THEN 'delivered' END, status, NULL
-         FROM delivery WHERE id = ?1 AND state IN (1, 2) AND started_at IS NOT NULL
-            AND NOT EXISTS (SELECT 1 FROM attempt WHERE delivery = ?1 AND number = tries)
-         ORDER BY number",
+        "WITH one (number, started_at, ended_at, outcome, status, detail, via) AS (
+            SELECT number, started_at, ended_at, outcome, status, detail, destination FROM attempt WHERE delivery = ?1
+            UNION ALL
+            SELECT tries, started_at, CASE state WHEN 2 THEN ended_at END, CASE state WHEN 2 THEN 'delivered' END, status,
+                NULL, via
+            FROM delivery WHERE id = ?1 AND state IN (1, 2) AND started_at IS NOT NULL
+                AND NOT EXISTS (SELECT 1 FROM attempt WHERE delivery = ?1 AND number = tries))
+         SELECT one.*, coalesce(n.name, 'unknown') FROM one LEFT JOIN destination n ON n.id = one.via ORDER BY number",
     )?;
     let rows = query.query_map([row], |row| {
         let ended: Option<i64> = row.get(2)?;
         Ok(AttemptRow {
             number: row.get(0)?,
+            destination: row.get(7)?,
             started_at: timestamp(row, 1)?.to_string(),
             ended_at: ended.map(|ended| Timestamp::from_millis(ended).to_string()),
             outcome: row.get(3)?,

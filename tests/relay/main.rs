@@ -14,6 +14,7 @@ mod support;
 mod channels;
 mod crash;
 mod demo;
+mod fallback;
 mod ledger;
 mod limits;
 mod operators;

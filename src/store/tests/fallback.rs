@@ -89,6 +89,17 @@ async fn an_attempt_that_fails_too_long_goes_to_the_fallback_unless_it_is_owed_i
         at_mail.iter().map(|claimed| (claimed.row, claimed.number, claimed.failures, claimed.may_repeat)).collect();
     assert_eq!(marks, [(1, 2, 0, true), (3, 1, 0, false)]);
     assert_eq!(at_mail[0].moved.as_ref().map(|moved| moved.why.as_str()), Some("no answer"));
+    let sent_to = async |row| {
+        let (_, attempts, _) = scene.store.delivery(Code::of_row(row)).await.unwrap().unwrap();
+        attempts.into_iter().map(|attempt| (attempt.number, attempt.destination)).collect::<Vec<_>>()
+    };
+    let [chat_first, mail_first, mail_second] =
+        [(1, "chat"), (1, "mail"), (2, "mail")].map(|(n, to)| (n, to.to_owned()));
+    assert_eq!(sent_to(1).await, [chat_first.clone(), mail_second.clone()], "the second is under way");
+    assert_eq!(sent_to(3).await, std::slice::from_ref(&mail_first), "told by its delivery's row");
+    scene.settle(mail, &at_mail[0], Settlement::Delivered).await;
+    scene.settle(mail, &at_mail[1], Settlement::Delivered).await;
+    assert_eq!((sent_to(1).await, sent_to(3).await), (vec![chat_first, mail_second], vec![mail_first]));
     let taken = scene.take(chat, 9, later(8)).await;
     assert_eq!((taken.claimed.len(), taken.next), (0, Some(later(9))));
     let again = scene.claim(chat, 9, later(9)).await;
