@@ -41,7 +41,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch;
 
-pub use audit::{Audit, Check, Finding, Scope, Sums};
+pub use audit::{Audit, Check, Finding, LastAudit, Scope, Sums};
 pub use ballast::Room;
 pub use digest::{Closed, Gathered, NewBatch};
 pub use fallback::{Handed, Movable};

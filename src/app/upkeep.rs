@@ -10,8 +10,8 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::model::Retention;
-use crate::store::{Audit, Pruned, Reader, Scope, Store, StoreError, Walk};
+use crate::model::{Retention, Timestamp};
+use crate::store::{Audit, LastAudit, Pruned, Reader, Scope, Store, StoreError, Walk};
 use crate::telemetry::Metrics;
 
 const PRUNE_EVERY: Duration = Duration::from_hours(1);
@@ -41,6 +41,12 @@ struct Found {
     sums: u64,
 }
 
+impl Found {
+    fn most(&self) -> u64 {
+        self.whole.max(self.sums)
+    }
+}
+
 impl Upkeep {
     pub(super) async fn run(self) {
         let stop = self.stop.clone();
@@ -51,13 +57,15 @@ impl Upkeep {
         let mut prune = every(Duration::ZERO, PRUNE_EVERY);
         let mut sums = every(SUMS_EVERY, SUMS_EVERY);
         let mut audit = every(AUDIT_AFTER, AUDIT_EVERY);
-        let mut found = Found::default();
+        let mut found = self.last_found().await;
         loop {
             tokio::select! {
                 _ = prune.tick() => self.prune().await,
                 _ = sums.tick() => {
-                    let audited = self.audit(Reader::audit_sums).await;
-                    self.tell(audited, &mut found, |found| &mut found.sums);
+                    if let Some(imbalance) = self.audit(Reader::audit_sums).await {
+                        found.sums = imbalance;
+                        self.metrics.audit_found(found.most());
+                    }
                 }
                 _ = audit.tick() => {
                     let abandoned = SetOnDrop::default();
@@ -65,7 +73,11 @@ impl Upkeep {
                     let whole = move |reader: &Reader| reader.audit(&Scope { since: None, pause: AUDIT_PAUSE, stop });
                     let audited = self.audit(whole).await;
                     drop(abandoned);
-                    self.tell(audited, &mut found, |found| &mut found.whole);
+                    if let Some(imbalance) = audited {
+                        found.whole = imbalance;
+                        self.metrics.audit_found(found.most());
+                        self.keep(LastAudit { at: self.clock.now(), imbalance }).await;
+                    }
                 }
             }
         }
@@ -106,43 +118,64 @@ impl Upkeep {
         }
     }
 
-    /// Reads on a connection of its own, for as long as it takes.
-    async fn audit(
-        &self,
-        check: impl FnOnce(&Reader) -> Result<Audit, StoreError> + Send + 'static,
-    ) -> Result<Audit, StoreError> {
-        let directory = self.state_dir.clone();
-        let audited = tokio::task::spawn_blocking(move || check(&Reader::open(&directory)?));
-        audited.await.map_err(|_| StoreError::Closed)?
+    /// A restart must not make what an earlier process found look well, nor look as if nothing was ever audited.
+    async fn last_found(&self) -> Found {
+        match self.store.last_audit().await {
+            Ok(Some(LastAudit { at, imbalance })) => {
+                self.metrics.audit_found(imbalance);
+                self.metrics.audited(unix_seconds(at));
+                Found { whole: imbalance, sums: 0 }
+            }
+            Ok(None) => Found::default(),
+            Err(error) => {
+                tracing::warn!("what the last audit found could not be read, the next one will tell: {error}");
+                Found::default()
+            }
+        }
     }
 
-    fn tell(&self, audited: Result<Audit, StoreError>, found: &mut Found, part: impl Fn(&mut Found) -> &mut u64) {
-        let audit = match audited {
-            Ok(audit) => audit,
-            Err(error) => return tracing::warn!("the audit could not be made, the next one will be tried: {error}"),
-        };
-        *part(found) = audit.imbalance;
-        self.metrics.audited(
-            found.whole.max(found.sums),
-            Duration::from_millis(self.clock.now().as_millis().unsigned_abs()).as_secs_f64(),
-        );
-        if audit.imbalance == 0 {
-            return;
-        }
-        tracing::error!(
-            "the audit found {} imbalances; `halo-relay audit` names them, and what to do",
-            audit.imbalance
-        );
-        for finding in audit.findings.iter().take(FINDINGS_LOGGED) {
-            tracing::error!(
-                event.id = finding.event.as_deref().unwrap_or("-"),
-                delivery.code = finding.code.as_deref().unwrap_or("-"),
-                "audit: {}; {}",
-                finding.what,
-                finding.next
-            );
+    async fn keep(&self, audit: LastAudit) {
+        self.metrics.audited(unix_seconds(audit.at));
+        if let Err(error) = self.store.keep_audit(audit).await {
+            tracing::warn!("what the audit found could not be kept for the next start: {error}");
         }
     }
+
+    /// How much does not balance; `None` if it could not be made. Reads on a connection of its own, for as long as it takes.
+    async fn audit(&self, check: impl FnOnce(&Reader) -> Result<Audit, StoreError> + Send + 'static) -> Option<u64> {
+        let directory = self.state_dir.clone();
+        let audited = tokio::task::spawn_blocking(move || check(&Reader::open(&directory)?));
+        match audited.await.unwrap_or(Err(StoreError::Closed)) {
+            Ok(audit) => {
+                tell(&audit);
+                Some(audit.imbalance)
+            }
+            Err(error) => {
+                tracing::warn!("the audit could not be made, the next one will be tried: {error}");
+                None
+            }
+        }
+    }
+}
+
+fn tell(audit: &Audit) {
+    if audit.imbalance == 0 {
+        return;
+    }
+    tracing::error!("the audit found {} imbalances; `halo-relay audit` names them, and what to do", audit.imbalance);
+    for finding in audit.findings.iter().take(FINDINGS_LOGGED) {
+        tracing::error!(
+            event.id = finding.event.as_deref().unwrap_or("-"),
+            delivery.code = finding.code.as_deref().unwrap_or("-"),
+            "audit: {}; {}",
+            finding.what,
+            finding.next
+        );
+    }
+}
+
+fn unix_seconds(at: Timestamp) -> f64 {
+    Duration::from_millis(at.as_millis().unsigned_abs()).as_secs_f64()
 }
 
 /// A thread cannot be cancelled, but told to end: it must not hold up the end of the process.

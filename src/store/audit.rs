@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::records::{event_at, first_event_since};
-use super::{Reader, StoreError, checksum, schema};
+use super::{Reader, Store, StoreError, checksum, schema};
 use crate::model::Timestamp;
 use crate::model::delivery::{Code, Kind, State};
 
@@ -115,6 +115,13 @@ impl Check {
     }
 }
 
+/// What came of the last audit that a relay made of its whole store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastAudit {
+    pub at: Timestamp,
+    pub imbalance: u64,
+}
+
 /// What to look at, and how fast.
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
@@ -152,6 +159,28 @@ impl Reader {
         let mut auditor = Auditor::new(&self.db, self.running_since(), &Scope::default())?;
         auditor.owed()?;
         Ok(auditor.audit)
+    }
+}
+
+impl Store {
+    /// What came of the last audit, also of an earlier process; `None` if there was none yet.
+    pub async fn last_audit(&self) -> Result<Option<LastAudit>, StoreError> {
+        self.read(|db| {
+            let at = schema::meta(db, schema::AUDITED_AT)?.map(Timestamp::from_millis);
+            let imbalance = schema::meta(db, schema::AUDIT_IMBALANCE)?.map(i64::unsigned_abs);
+            Ok(at.zip(imbalance).map(|(at, imbalance)| LastAudit { at, imbalance }))
+        })
+        .await
+    }
+
+    /// Keeps what came of an audit for the next process.
+    pub async fn keep_audit(&self, audit: LastAudit) -> Result<(), StoreError> {
+        self.write(move |work| {
+            let imbalance = i64::try_from(audit.imbalance).unwrap_or(i64::MAX);
+            schema::set_meta(work.db, schema::AUDITED_AT, audit.at.as_millis())?;
+            schema::set_meta(work.db, schema::AUDIT_IMBALANCE, imbalance)
+        })
+        .await
     }
 }
 

@@ -382,6 +382,21 @@ fn nobody_makes_a_store_by_looking() {
 }
 
 #[tokio::test]
+async fn what_the_last_audit_found_outlives_the_process() {
+    let scene = Scene::new().await;
+    assert_eq!(scene.store.last_audit().await.unwrap(), None, "a new store was never audited");
+    for imbalance in [7, 0] {
+        scene.store.keep_audit(LastAudit { at: NOW.plus(HOUR), imbalance }).await.unwrap();
+    }
+    let Scene { store, directory, .. } = scene;
+    drop(store);
+    let scene = Scene::open(directory, NOW.plus(2 * HOUR)).await;
+    let last = LastAudit { at: NOW.plus(HOUR), imbalance: 0 };
+    assert_eq!(scene.store.last_audit().await.unwrap(), Some(last));
+    assert_eq!(scene.audit().findings, []);
+}
+
+#[tokio::test]
 async fn an_audit_that_is_told_to_end_ends() {
     let scene = Scene::new().await;
     scene.accept((0..600).map(|n| event(n, &[to("chat")])).collect(), NOW).await;

@@ -160,6 +160,10 @@ pub(super) const CLEAN: &str = "clean";
 /// When the present boot began, or the last one.
 pub(super) const OPENED_AT: &str = "opened_at";
 
+/// When the last audit that a relay made of the whole store ended, and how much it found that does not balance.
+pub(super) const AUDITED_AT: &str = "audited_at";
+pub(super) const AUDIT_IMBALANCE: &str = "audit_imbalance";
+
 /// Events received before this may have been let go.
 pub(super) const PRUNED_BEFORE: &str = "pruned_before";
 

@@ -1,9 +1,12 @@
 //! Every metric the relay has, in one place. Labels come from configuration and closed sets only, never from events.
 
+use std::fmt;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -82,6 +85,26 @@ impl PlainCause {
     }
 }
 
+/// A gauge that is absent until there is something to tell: a zero would read as a good answer, or as a time long ago.
+#[derive(Clone, Debug, Default)]
+struct OnceKnown<G>(Arc<OnceLock<G>>);
+
+impl<G: Default> OnceKnown<G> {
+    fn known(&self) -> &G {
+        self.0.get_or_init(G::default)
+    }
+}
+
+impl<G: EncodeMetric> EncodeMetric for OnceKnown<G> {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        self.0.get().map_or(Ok(()), |gauge| gauge.encode(encoder))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+}
+
 /// Where one destination's deliveries stand, read from the store when the metrics are asked for.
 pub struct Standing<'a> {
     pub destination: &'a str,
@@ -110,8 +133,8 @@ pub struct Metrics {
     reloads: Family<ResultOnly, Counter>,
     deliveries: Family<DestinationState, Gauge>,
     oldest_owed: Family<Destination, Gauge<f64, AtomicU64>>,
-    audit_imbalance: Gauge,
-    audit_success: Gauge<f64, AtomicU64>,
+    audit_imbalance: OnceKnown<Gauge>,
+    audit_success: OnceKnown<Gauge<f64, AtomicU64>>,
     store_commits: Gauge,
     store_failed_commits: Gauge,
     store_disk_full: Gauge,
@@ -142,8 +165,8 @@ impl Default for Metrics {
             reloads: Family::default(),
             deliveries: Family::default(),
             oldest_owed: Family::default(),
-            audit_imbalance: Gauge::default(),
-            audit_success: Gauge::default(),
+            audit_imbalance: OnceKnown::default(),
+            audit_success: OnceKnown::default(),
             store_commits: Gauge::default(),
             store_failed_commits: Gauge::default(),
             store_disk_full: Gauge::default(),
@@ -180,9 +203,11 @@ impl Metrics {
         r.register("reloads", "Reloads of the rules file by result", self.reloads.clone());
         r.register("deliveries", "Deliveries that stand in a state now", self.deliveries.clone());
         r.register("oldest_owed_seconds", "Age of the oldest event still owed", self.oldest_owed.clone());
-        let help = "What the last audit found that does not balance; anything but 0 needs a look";
+        let help =
+            "What the last audit found that does not balance; anything but 0 needs a look; absent until there was one";
         r.register("audit_imbalance", help, self.audit_imbalance.clone());
-        let help = "When the store was last audited, in Unix seconds";
+        let help =
+            "When the whole store was last audited, also by an earlier process, in Unix seconds; absent until it was";
         r.register("audit_last_success_timestamp_seconds", help, self.audit_success.clone());
         r.register("store_commits", "Commits since start", self.store_commits.clone());
         r.register("store_failed_commits", "Failed commits since start", self.store_failed_commits.clone());
@@ -264,10 +289,14 @@ impl Metrics {
         self.store_damaged.set(i64::from(damaged));
     }
 
-    /// An audit went through, and found so much that does not balance.
-    pub fn audited(&self, imbalance: u64, unix_seconds: f64) {
-        self.audit_imbalance.set(i64::try_from(imbalance).unwrap_or(i64::MAX));
-        self.audit_success.set(unix_seconds);
+    /// So much does not balance, as far as the last audits have looked.
+    pub fn audit_found(&self, imbalance: u64) {
+        self.audit_imbalance.known().set(i64::try_from(imbalance).unwrap_or(i64::MAX));
+    }
+
+    /// An audit of everything went through.
+    pub fn audited(&self, unix_seconds: f64) {
+        self.audit_success.known().set(unix_seconds);
     }
 
     /// The text for `/metrics`; what is read from the store is refreshed first.
@@ -326,5 +355,21 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn what_an_audit_found_is_absent_until_there_was_one() {
+        let metrics = Metrics::default();
+        let samples = || {
+            let text = metrics.encode([], 0, 0);
+            text.lines().filter(|line| line.starts_with("halo_relay_audit")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert!(samples().is_empty(), "{:?}", samples());
+        metrics.audit_found(0);
+        assert_eq!(samples(), ["halo_relay_audit_imbalance 0"]);
+        metrics.audited(1_700_000_000.5);
+        metrics.audit_found(3);
+        let expected = ["halo_relay_audit_imbalance 3", "halo_relay_audit_last_success_timestamp_seconds 1700000000.5"];
+        assert_eq!(samples(), expected);
     }
 }

@@ -169,6 +169,37 @@ async fn the_audit_balances_while_it_runs_after_a_kill_and_after_the_restart() {
 }
 
 #[tokio::test]
+async fn a_restart_makes_no_audit_look_better_or_older_than_it_was() {
+    let chat = FakeHttp::start(Reply::text(200, "ok")).await;
+    let team = FakeHttp::start(Reply::status(202)).await;
+    let scene = Scene::new(&rules(&chat, &team));
+    let samples = |metrics: &str| {
+        let of_audits = metrics.lines().filter(|line| line.starts_with("halo_relay_audit_"));
+        of_audits.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let relay = scene.start().await;
+    assert_eq!(samples(&relay.get("/metrics").await), [""; 0], "a new store was never audited");
+    relay.stop().await;
+
+    // As the daily audit keeps it.
+    let store = Connection::open(scene.state().join("relay.db")).unwrap();
+    store.execute("INSERT INTO meta VALUES ('audited_at', 1700000000500), ('audit_imbalance', 3)", []).unwrap();
+    drop(store);
+    let relay = scene.start().await;
+    let started = std::time::Instant::now();
+    let expected = ["halo_relay_audit_imbalance 3", "halo_relay_audit_last_success_timestamp_seconds 1700000000.5"];
+    loop {
+        let found = samples(&relay.get("/metrics").await);
+        if found == expected {
+            break;
+        }
+        assert!(found.len() < 2 && started.elapsed() < PATIENCE, "{found:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn what_was_taken_from_the_store_is_named() {
     let mut chat = FakeHttp::start(Reply::text(200, "ok")).await;
     let team = FakeHttp::start(Reply::status(202)).await;
