@@ -1,5 +1,7 @@
 //! `halo-relay status`: what the relay is doing, or what it left when it stopped.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 
 use super::control::Running;
@@ -68,7 +70,8 @@ fn running(status: &admin::Status, now: Timestamp) -> String {
 fn destinations(counts: &[DestinationCounts], known: Option<&[DestinationView]>, now: Timestamp) -> String {
     let view = |name: &str| known.and_then(|known| known.iter().find(|view| view.name == name));
     let rows = counts.iter().map(|counts| {
-        let owed = counts.ready + counts.sending + counts.held;
+        let for_others: u64 = counts.sends_for.values().sum();
+        let owed = counts.ready + counts.sending + counts.held + for_others;
         let kind = match (known, view(&counts.name)) {
             (_, Some(view)) => view.channel.clone(),
             (None, _) => "-".to_owned(),
@@ -80,6 +83,7 @@ fn destinations(counts: &[DestinationCounts], known: Option<&[DestinationView]>,
             kind,
             condition(counts).to_owned(),
             (counts.ready + counts.sending).to_string(),
+            for_others.to_string(),
             counts.held.to_string(),
             counts.folded.to_string(),
             counts.delivered.to_string(),
@@ -94,6 +98,7 @@ fn destinations(counts: &[DestinationCounts], known: Option<&[DestinationView]>,
         "type",
         "state",
         "owed",
+        "for others",
         "held",
         "folded",
         "delivered",
@@ -142,6 +147,12 @@ fn troubles(counts: &DestinationCounts, now: Timestamp) -> Vec<String> {
             told.push("mend it and reload, which tries at once".to_owned());
         }
     }
+    if !counts.sent_by.is_empty() {
+        told.push(format!("of what it is owed, {}", by_name(&counts.sent_by, "wait at")));
+    }
+    if !counts.sends_for.is_empty() {
+        told.push(format!("sends {} beside its own", by_name(&counts.sends_for, "for")));
+    }
     if let Some(until) = counts.hold_until.filter(|until| *until > now) {
         told.push(format!("it asked for a pause until {until}"));
     }
@@ -149,6 +160,11 @@ fn troubles(counts: &DestinationCounts, now: Timestamp) -> Vec<String> {
         told.push(format!("{} let go after their time", counts.pruned));
     }
     told
+}
+
+/// `12 for chat, 3 for team`
+fn by_name(numbers: &BTreeMap<String, u64>, word: &str) -> String {
+    numbers.iter().map(|(name, number)| format!("{number} {word} {name}")).collect::<Vec<_>>().join(", ")
 }
 
 /// What the rules say of it.
@@ -176,6 +192,25 @@ mod tests {
     use crate::model::Health;
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+    #[test]
+    fn what_waits_at_a_fallback_is_told_at_both() {
+        let numbers = |all: &[(&str, u64)]| all.iter().map(|(name, number)| ((*name).to_owned(), *number)).collect();
+        let of = |name: &str| DestinationCounts { name: name.to_owned(), ..DestinationCounts::default() };
+        let chat = DestinationCounts { ready: 12, sent_by: numbers(&[("mail", 11)]), ..of("chat") };
+        let mail = DestinationCounts { ready: 2, sends_for: numbers(&[("chat", 11), ("team", 3)]), ..of("mail") };
+        let said = destinations(&[chat, mail, of("team")], Some(&[]), NOW);
+        let cells = |name: &str| {
+            let line = said.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+            line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(cells("destination")[3..6], ["owed", "for others", "held"]);
+        assert_eq!(cells("chat")[1..6], ["NOT IN RULES, waits", "taking", "12", "0", "0"], "{said}");
+        assert_eq!(cells("mail")[1..6], ["NOT IN RULES, waits", "taking", "2", "14", "0"], "{said}");
+        assert_eq!(cells("team")[1..6], ["not in rules", "taking", "0", "0", "0"], "{said}");
+        assert!(said.contains("\nchat: of what it is owed, 11 wait at mail\n"), "{said}");
+        assert!(said.contains("\nmail: sends 11 for chat, 3 for team beside its own\n"), "{said}");
+    }
 
     #[test]
     fn a_destination_in_trouble_says_so() {

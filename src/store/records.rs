@@ -1,5 +1,7 @@
 //! The store as people see it: counts, deliveries with their attempts, and the dead letters that operators look after.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::outbox::timestamp;
@@ -52,12 +54,18 @@ pub struct AttemptRow {
     pub detail: Option<String>,
 }
 
-/// How many deliveries of one destination stand where.
+/// How many deliveries of one destination stand where: those that it is owed, whoever sends them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DestinationCounts {
     pub name: String,
     pub ready: u64,
     pub sending: u64,
+    /// Of those ready and sending, what others send after a fallback, by their names.
+    #[serde(default)]
+    pub sent_by: BTreeMap<String, u64>,
+    /// What this one has to send for others, beside its own, by theirs.
+    #[serde(default)]
+    pub sends_for: BTreeMap<String, u64>,
     pub delivered: u64,
     pub dead: u64,
     pub dropped: u64,
@@ -71,7 +79,7 @@ pub struct DestinationCounts {
     pub health: Health,
     /// The destination asked for a pause until then.
     pub hold_until: Option<Timestamp>,
-    /// When the oldest event still owed was received.
+    /// When the oldest event still owed to it, or to be sent by it, was received.
     pub oldest_owed_at: Option<String>,
     /// The answer to the last attempt at the delivery that is next, if it was not taken.
     pub waits_because: Option<String>,
@@ -516,10 +524,11 @@ fn kind_name(code: i64) -> &'static str {
 }
 
 fn counts(db: &Connection) -> rusqlite::Result<Vec<DestinationCounts>> {
-    let mut destinations = db.prepare_cached("SELECT id, name, health, hold_until FROM destination ORDER BY name")?;
+    let mut destinations = db.prepare_cached("SELECT id, name, health, hold_until FROM destination")?;
     let mut tally = db.prepare_cached("SELECT state, number FROM tally WHERE destination = ?1")?;
     let mut pruned = db.prepare_cached("SELECT coalesce(sum(number), 0) FROM pruned WHERE destination = ?1")?;
-    let mut counts = Vec::new();
+    let away = away(db)?;
+    let mut counts = BTreeMap::new();
     let mut rows = destinations.query([])?;
     while let Some(row) = rows.next()? {
         let destination: i64 = row.get(0)?;
@@ -542,12 +551,46 @@ fn counts(db: &Connection) -> rusqlite::Result<Vec<DestinationCounts>> {
             }
         }
         entry.pruned = pruned.query_row([destination], |row| row.get::<_, i64>(0))?.unsigned_abs();
-        entry.oldest_owed = oldest_owed(db, destination)?;
+        let elsewhere = away.iter().filter(|away| away.destination == destination).map(|away| away.oldest);
+        entry.oldest_owed = oldest_owed(db, destination, elsewhere.min())?;
         entry.oldest_owed_at = entry.oldest_owed.map(|oldest| oldest.to_string());
         entry.waits_because = waits_because(db, destination)?;
-        counts.push(entry);
+        counts.insert(destination, entry);
     }
+    for Away { via, destination, number, .. } in away {
+        let name = |id| counts.get(&id).map_or_else(|| "unknown".to_owned(), |entry| entry.name.clone());
+        let (by, of) = (name(via), name(destination));
+        if let Some(owed) = counts.get_mut(&destination) {
+            owed.sent_by.insert(by, number);
+        }
+        if let Some(sender) = counts.get_mut(&via) {
+            sender.sends_for.insert(of, number);
+        }
+    }
+    let mut counts: Vec<_> = counts.into_values().collect();
+    counts.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(counts)
+}
+
+/// What one destination has to send for another.
+struct Away {
+    via: i64,
+    destination: i64,
+    number: u64,
+    /// The number of the oldest.
+    oldest: i64,
+}
+
+const AWAY: &str = "SELECT via, destination, count(*), min(id) FROM delivery INDEXED BY delivery_away
+    WHERE state IN (0, 1) AND via <> destination GROUP BY via, destination";
+
+fn away(db: &Connection) -> rusqlite::Result<Vec<Away>> {
+    let mut find = db.prepare_cached(AWAY)?;
+    let found = find.query_map([], |row| {
+        let number: i64 = row.get(2)?;
+        Ok(Away { via: row.get(0)?, destination: row.get(1)?, number: number.unsigned_abs(), oldest: row.get(3)? })
+    })?;
+    found.collect()
 }
 
 /// What kept back the delivery that is next: the answer to its last attempt. `None` if it has had none.
@@ -562,11 +605,12 @@ const OLDEST_READY: &str =
     "SELECT min(id) FROM delivery INDEXED BY delivery_ready WHERE state = 0 AND via = ?1 AND lane = ?2";
 const OLDEST_SENDING: &str = "SELECT min(id) FROM delivery INDEXED BY delivery_sending WHERE state = 1 AND via = ?1";
 
-/// When the oldest of what waits was received. Deliveries are numbered as their events come, so the smallest number of
-/// each lane is its oldest.
-fn oldest_owed(db: &Connection, via: i64) -> rusqlite::Result<Option<Timestamp>> {
+/// When the oldest of what waits here was received, or the one that waits `elsewhere` if that is older. Deliveries are numbered
+/// as their events come, so the smallest number of each lane is its oldest.
+fn oldest_owed(db: &Connection, via: i64, elsewhere: Option<i64>) -> rusqlite::Result<Option<Timestamp>> {
     let mut ready = db.prepare_cached(OLDEST_READY)?;
-    let mut oldest: Option<i64> = db.prepare_cached(OLDEST_SENDING)?.query_row([via], |row| row.get(0))?;
+    let sending: Option<i64> = db.prepare_cached(OLDEST_SENDING)?.query_row([via], |row| row.get(0))?;
+    let mut oldest = sending.into_iter().chain(elsewhere).min();
     for lane in lanes(db, via)? {
         let found: Option<i64> = ready.query_row([via, lane], |row| row.get(0))?;
         oldest = oldest.into_iter().chain(found).min();
@@ -706,5 +750,11 @@ fn attempts(db: &Connection, row: i64) -> rusqlite::Result<Vec<AttemptRow>> {
 
 /// What a status or an operator asks of a table that may hold millions.
 #[cfg(test)]
-pub(super) const HOT: [&str; 5] =
-    [NEXT_READY, OLDEST_READY, OLDEST_SENDING, DEAD_PAGE, "SELECT state, number FROM tally WHERE destination = ?1"];
+pub(super) const HOT: [&str; 6] = [
+    NEXT_READY,
+    OLDEST_READY,
+    OLDEST_SENDING,
+    AWAY,
+    DEAD_PAGE,
+    "SELECT state, number FROM tally WHERE destination = ?1",
+];

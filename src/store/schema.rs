@@ -19,6 +19,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_retention.sql"),
     include_str!("migrations/0004_threads.sql"),
     include_str!("migrations/0005_numbers.sql"),
+    include_str!("migrations/0006_away.sql"),
 ];
 
 /// Statements kept prepared; the default of 16 is fewer than the relay uses.

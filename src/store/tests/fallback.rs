@@ -39,6 +39,45 @@ async fn what_waits_is_moved_once_but_not_what_the_other_is_owed_itself() {
 }
 
 #[tokio::test]
+async fn what_waits_at_another_is_counted_at_both() {
+    let scene = Scene::new();
+    let (chat, mail) = (scene.destination("chat").await, scene.destination("mail").await);
+    scene.accept((0..3).map(|n| event(&n.to_string(), &INFO)).collect()).await;
+    let own = [event("own", &[("mail", Severity::Info)])];
+    scene.store.accept(&"test".into(), own.into(), later(3)).await.unwrap();
+    let seen = async || {
+        let (chat, mail) = (scene.counts("chat").await, scene.counts("mail").await);
+        assert!(chat.sends_for.is_empty() && mail.sent_by.is_empty(), "{chat:?} {mail:?}");
+        let one = |map: &std::collections::BTreeMap<String, u64>, name| {
+            assert!(map.keys().all(|key| key == name), "{map:?}");
+            map.get(name).copied().unwrap_or(0)
+        };
+        (chat.ready + chat.sending, one(&chat.sent_by, "mail"), mail.ready, one(&mail.sends_for, "chat"))
+    };
+    assert_eq!(seen().await, (3, 0, 1, 0));
+    assert_eq!(hand_over(&scene, chat, NOW, 0).await.moved, 3);
+    assert_eq!(seen().await, (3, 3, 1, 3));
+    // The oldest is owed as long as it was not sent, wherever it waits.
+    assert_eq!(
+        (scene.counts("chat").await.oldest_owed, scene.counts("mail").await.oldest_owed),
+        (Some(NOW), Some(NOW))
+    );
+    scene.store.notify(chat.destination, "mail".into(), "gone".into(), later(5)).await.unwrap();
+    assert_eq!(seen().await, (4, 4, 1, 4), "a notice is sent for the one that it is about");
+    let claimed = scene.claim(mail, 2, later(5)).await;
+    assert_eq!(seen().await, (4, 4, 1, 4), "those under way are still owed");
+    scene.settle(mail, &claimed[0], Settlement::Delivered).await;
+    scene.settle(mail, &claimed[1], Settlement::Dead { reason: "mailbox full".into() }).await;
+    assert_eq!(seen().await, (2, 2, 1, 2));
+    scene.store.bring_home("mail".into(), None, later(6)).await.unwrap();
+    assert_eq!(seen().await, (2, 0, 1, 0));
+    assert_eq!(
+        (scene.counts("chat").await.oldest_owed, scene.counts("mail").await.oldest_owed),
+        (Some(NOW), Some(later(3)))
+    );
+}
+
+#[tokio::test]
 async fn the_young_wait_for_their_time() {
     let scene = Scene::new();
     let chat = scene.destination("chat").await;
