@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Clock;
 use crate::model::delivery::Code;
 use crate::model::{Condition, Timestamp};
-use crate::store::{AttemptRow, DeadFilter, DeliveryRow, DestinationCounts, Room, Store, StoreError};
+use crate::store::{AttemptRow, Changed, DeadFilter, DeliveryRow, DestinationCounts, Room, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{self, Standing};
 
@@ -129,12 +129,6 @@ pub struct DeliveryDetail {
     pub attempts: Vec<AttemptRow>,
     /// Of a digest or a notice there is none.
     pub event: Option<serde_json::Value>,
-}
-
-/// What an operator's act did.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Changed {
-    pub codes: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -282,16 +276,16 @@ pub async fn delivery_detail(store: &Store, code: Code) -> Result<Option<Deliver
 }
 
 async fn retry(State(admin): State<Admin>, Json(filter): Json<DeadFilter>) -> Result<Json<Changed>, Failure> {
-    let codes = admin.store.retry_dead(filter, admin.clock.now()).await?;
-    tracing::info!("an operator sends {} dead letters again: {}", codes.len(), some(&codes));
-    Ok(Json(Changed { codes }))
+    let changed = admin.store.retry_dead(filter, admin.clock.now()).await?;
+    tracing::info!("an operator sends {} dead letters again: {}", changed.codes.len(), some(&changed.codes));
+    Ok(Json(changed))
 }
 
 async fn drop_dead(State(admin): State<Admin>, Json(request): Json<DropRequest>) -> Result<Json<Changed>, Failure> {
     let DropRequest { filter, reason } = request;
-    let codes = admin.store.drop_dead(filter, reason.clone(), admin.clock.now()).await?;
-    tracing::info!("an operator drops {} dead letters ({reason}): {}", codes.len(), some(&codes));
-    Ok(Json(Changed { codes }))
+    let changed = admin.store.drop_dead(filter, reason.clone(), admin.clock.now()).await?;
+    tracing::info!("an operator drops {} dead letters ({reason}): {}", changed.codes.len(), some(&changed.codes));
+    Ok(Json(changed))
 }
 
 /// For a log line: a million codes are none.

@@ -18,6 +18,7 @@
 mod audit;
 mod ballast;
 mod checksum;
+mod dead;
 mod digest;
 mod fallback;
 mod files;
@@ -43,15 +44,14 @@ use tokio::sync::watch;
 
 pub use audit::{Audit, Check, Finding, LastAudit, Scope, Sums};
 pub use ballast::Room;
+pub use dead::{Changed, DeadFilter, InPart};
 pub use digest::{Closed, Gathered, NewBatch};
 pub use fallback::{Handed, Movable};
 pub use inbox::{Accepted, NewDelivery, NewEvent};
 pub use lock::{Holder, Lock};
 pub use outbox::{Claimed, Ended, Moved, Pacing, Settlement, Taken, Turn, What};
 pub use reader::Reader;
-pub use records::{
-    AttemptRow, DeadFilter, DeliveryRow, DeliveryStory, DestinationCounts, EventRow, LogFilter, LogRow, SUPPRESSED,
-};
+pub use records::{AttemptRow, DeliveryRow, DeliveryStory, DestinationCounts, EventRow, LogFilter, LogRow, SUPPRESSED};
 pub use retention::{Pruned, Walk};
 pub use thread::THREAD_FOR;
 pub use work::{Born, OutletId, Subscription};

@@ -6,11 +6,11 @@ use clap::{Args, Subcommand};
 
 use super::control::Relay;
 use super::{Common, Failure, exit, explain, output, small_runtime};
-use crate::admin::{self, Changed, DropRequest};
+use crate::admin::{self, DropRequest};
 use crate::clock::Clock;
 use crate::model::delivery::{Code, State};
 use crate::model::key::KeyPatterns;
-use crate::store::{DeadFilter, Reader};
+use crate::store::{Changed, DeadFilter, DeliveryRow, InPart, Reader};
 
 #[derive(Debug, Args)]
 pub struct Dead {
@@ -37,7 +37,7 @@ enum Act {
         #[arg(long)]
         json: bool,
     },
-    /// Send again
+    /// Send again; a digest as a whole, even if only some of its events match
     Retry {
         #[command(flatten)]
         picked: Picked,
@@ -45,7 +45,7 @@ enum Act {
         #[arg(long)]
         json: bool,
     },
-    /// Let go, with a reason that is kept
+    /// Let go, with a reason that is kept; a digest of which only some events match is left, unless its code is given
     Drop {
         #[command(flatten)]
         picked: Picked,
@@ -66,7 +66,7 @@ struct Which {
     /// Only this rule
     #[arg(long, value_name = "NAME")]
     rule: Option<String>,
-    /// Only events with a key like this
+    /// Only events with a key like this, also those that a digest tells
     #[arg(long, value_name = "GLOB")]
     key: Option<String>,
     /// Only those given up so long ago, or longer
@@ -76,7 +76,7 @@ struct Which {
 
 #[derive(Debug, Args)]
 struct Picked {
-    /// Codes of single deliveries, or ids of events
+    /// Codes of deliveries, or ids of events
     #[arg(value_name = "CODE|ID")]
     codes: Vec<String>,
     #[command(flatten)]
@@ -86,6 +86,9 @@ struct Picked {
     all: bool,
 }
 
+/// Digests that are named one by one.
+const DIGESTS_TOLD: usize = 20;
+
 impl Dead {
     pub fn run(self, common: &Common) -> Result<(), Failure> {
         match self.act {
@@ -93,11 +96,11 @@ impl Dead {
             Act::Show { which, json } => explain::show(&common.reader()?, &which, json),
             Act::Retry { picked, json } => {
                 let changed = small_runtime()?.block_on(retry(common, picked.filter(common)?))?;
-                tell("will be sent again", &changed, json)
+                tell(&changed, "will be sent again", "sent again", json)
             }
             Act::Drop { picked, reason, json } => {
                 let changed = small_runtime()?.block_on(drop_dead(common, picked.filter(common)?, reason))?;
-                tell("dropped", &changed, json)
+                tell(&changed, "dropped", "dropped", json)
             }
         }
     }
@@ -117,7 +120,7 @@ fn list(common: &Common, which: Which, json: bool) -> Result<(), Failure> {
             row.code.clone(),
             row.destination.clone(),
             row.severity.clone(),
-            explain::event_name(row),
+            named(row),
             output::tame(row.target.as_deref().unwrap_or("-")),
             row.received_at.clone(),
             row.ended_at.clone().unwrap_or_else(|| "-".to_owned()),
@@ -133,9 +136,9 @@ async fn retry(common: &Common, filter: DeadFilter) -> Result<Changed, Failure> 
     match Relay::find(common)? {
         Relay::Running(relay) => relay.post("/api/v1/dead/retry", &filter).await,
         Relay::Stopped(store) => {
-            let codes = store.retry_dead(filter, Clock::start().now()).await?;
+            let changed = store.retry_dead(filter, Clock::start().now()).await?;
             store.close().await;
-            Ok(Changed { codes })
+            Ok(changed)
         }
     }
 }
@@ -144,22 +147,54 @@ async fn drop_dead(common: &Common, filter: DeadFilter, reason: String) -> Resul
     match Relay::find(common)? {
         Relay::Running(relay) => relay.post("/api/v1/dead/drop", &DropRequest { filter, reason }).await,
         Relay::Stopped(store) => {
-            let codes = store.drop_dead(filter, reason, Clock::start().now()).await?;
+            let changed = store.drop_dead(filter, reason, Clock::start().now()).await?;
             store.close().await;
-            Ok(Changed { codes })
+            Ok(changed)
         }
     }
 }
 
-fn tell(what: &str, changed: &Changed, json: bool) -> Result<(), Failure> {
-    let codes = &changed.codes;
+/// `digest of 40, 3 match`
+fn named(row: &DeliveryRow) -> String {
+    let matching = row.matching.map(|matching| format!(", {matching} match")).unwrap_or_default();
+    format!("{}{matching}", explain::event_name(row))
+}
+
+/// What was not done although it was asked for is a finding.
+fn tell(changed: &Changed, will: &str, done: &str, json: bool) -> Result<(), Failure> {
+    let Changed { codes, in_part, left } = changed;
     if json {
         output::say_json(changed)?;
+    } else if !codes.is_empty() {
+        let whole = of_digests(in_part, |InPart { code, events, matching }| {
+            format!("{code}: {matching} of its {events} events match; the digest is {done} as a whole")
+        });
+        output::say(&format!("{} {will}: {}\n{whole}", codes.len(), codes.join(" ")))?;
+    }
+    if !left.is_empty() {
+        let left = of_digests(left, |InPart { code, events, matching }| {
+            format!("{code} is left: {matching} of its {events} events match")
+        });
+        let left =
+            format!("{left}a digest goes as a whole: `halo-relay dead drop CODE --reason …` drops all that it tells");
+        return Err(Failure::new(exit::FINDINGS, left));
     }
     if codes.is_empty() {
         return Err(Failure::new(exit::FINDINGS, "no dead letter matches; see `halo-relay dead list`"));
     }
-    if json { Ok(()) } else { output::say(&format!("{} {what}: {}", codes.len(), codes.join(" "))) }
+    Ok(())
+}
+
+/// A line for each of some.
+fn of_digests(digests: &[InPart], line: impl Fn(&InPart) -> String) -> String {
+    let mut text: String = digests.iter().take(DIGESTS_TOLD).map(|digest| line(digest) + "\n").collect();
+    if digests.len() > DIGESTS_TOLD {
+        text.push_str(&format!(
+            "and {} more digests of which some events match; --json names all\n",
+            digests.len() - DIGESTS_TOLD
+        ));
+    }
+    text
 }
 
 fn a_reason(text: &str) -> Result<String, &'static str> {
@@ -198,11 +233,13 @@ impl Picked {
     }
 }
 
-/// The codes that a code or an event's id stands for.
+/// The codes that a code or an event's id stands for: of what is dead, and of what a dead digest tells.
 fn dead_of(reader: &Reader, named: &str) -> Result<Vec<String>, Failure> {
     if let Some(event) = reader.event(named)? {
-        let dead = event.deliveries.iter().map(|(row, _)| row).filter(|row| row.state == State::Dead.name());
-        let codes: Vec<_> = dead.map(|row| row.code.clone()).collect();
+        let dead = State::Dead.name();
+        let is_dead = |row: &&DeliveryRow| row.state == dead || row.digest_state.as_deref() == Some(dead);
+        let codes: Vec<_> =
+            event.deliveries.iter().map(|(row, _)| row).filter(is_dead).map(|row| row.code.clone()).collect();
         let what = format!("event {named} has no dead letter; see `halo-relay explain {named}`");
         return if codes.is_empty() { Err(Failure::new(exit::FINDINGS, what)) } else { Ok(codes) };
     }
@@ -212,5 +249,24 @@ fn dead_of(reader: &Reader, named: &str) -> Result<Vec<String>, Failure> {
             exit::USAGE,
             format!("{named:?} is neither a code nor the id of an event in this store; codes look like 7F3K"),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_digests_are_named_and_the_rest_is_counted() {
+        let told = |number: usize| {
+            let digest = InPart { code: "7F3K".to_owned(), events: 4, matching: 1 };
+            of_digests(&vec![digest; number], |digest| format!("{} {}/{}", digest.code, digest.matching, digest.events))
+        };
+        assert_eq!(told(0), "");
+        assert_eq!(told(2), "7F3K 1/4\n7F3K 1/4\n");
+        assert_eq!(told(DIGESTS_TOLD), "7F3K 1/4\n".repeat(DIGESTS_TOLD));
+        let many =
+            "7F3K 1/4\n".repeat(DIGESTS_TOLD) + "and 2 more digests of which some events match; --json names all\n";
+        assert_eq!(told(DIGESTS_TOLD + 2), many);
     }
 }

@@ -291,6 +291,11 @@ fn delivery_text(row: &DeliveryRow, attempts: &[AttemptRow], digest: Option<&Del
             "told by digest {code} of {} events, {}{when}; `halo-relay explain {code}` lists them\n",
             digest.events, digest.state
         ));
+        if digest.state == State::Dead.name() {
+            text.push_str(&format!(
+                "next: mend the cause, then `halo-relay dead retry {code}`, which sends the digest again as a whole\n"
+            ));
+        }
         text.push_str(&attempts_text(attempts));
         return text;
     }

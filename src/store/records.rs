@@ -1,12 +1,11 @@
-//! The store as people see it: counts, deliveries with their attempts, and the dead letters that operators look after.
+//! The store as people see it: counts, deliveries with their attempts, the log.
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::outbox::timestamp;
 use super::queue::lanes;
-use super::work::Work;
 use super::{Reader, Store, StoreError};
 use crate::model::delivery::{Code, Kind, State};
 use crate::model::key::KeyPatterns;
@@ -28,6 +27,9 @@ pub struct DeliveryRow {
     pub target: Option<String>,
     /// How many events it tells.
     pub events: u64,
+    /// Of a dead digest that was asked for by its events: how many of them are meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matching: Option<u64>,
     /// The digest that tells it, by its code.
     pub digest: Option<String>,
     /// The digest's state.
@@ -85,20 +87,6 @@ pub struct DestinationCounts {
     pub waits_because: Option<String>,
     #[serde(skip)]
     pub oldest_owed: Option<Timestamp>,
-}
-
-/// Which dead letters are meant. All that is given must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct DeadFilter {
-    /// Codes of single deliveries; empty means all.
-    #[serde(default)]
-    pub codes: Vec<String>,
-    pub destination: Option<String>,
-    pub rule: Option<String>,
-    /// A glob, as in rules; digests and notices have no key.
-    pub key: Option<String>,
-    /// Those that died before this time.
-    pub before: Option<Timestamp>,
 }
 
 /// A delivery, its attempts, and its event as JSON; of a digest or a notice there is no event.
@@ -168,11 +156,6 @@ impl Reader {
         Ok(counts(&self.db)?)
     }
 
-    /// Dead letters, oldest first.
-    pub fn dead(&self, filter: &DeadFilter, most: usize) -> Result<Vec<DeliveryRow>, StoreError> {
-        Ok(dead(&self.db, filter, most)?)
-    }
-
     /// One delivery with its attempts and, unless it is a digest or a notice, the event as JSON.
     pub fn delivery(&self, code: Code) -> Result<Option<DeliveryStory>, StoreError> {
         Ok(delivery(&self.db, code)?)
@@ -222,92 +205,14 @@ impl Store {
         self.read(counts).await
     }
 
-    /// Dead letters, oldest first.
-    pub async fn dead(&self, filter: DeadFilter, most: usize) -> Result<Vec<DeliveryRow>, StoreError> {
-        self.read(move |db| dead(db, &filter, most)).await
-    }
-
     /// One delivery with its attempts and, unless it is a digest or a notice, the event as JSON.
     pub async fn delivery(&self, code: Code) -> Result<Option<DeliveryStory>, StoreError> {
         self.read(move |db| delivery(db, code)).await
     }
-
-    /// Makes dead letters ready again, with a fresh count and their full message; returns their codes.
-    pub async fn retry_dead(&self, filter: DeadFilter, now: Timestamp) -> Result<Vec<String>, StoreError> {
-        self.each_dead(filter, move |work, row| {
-            // The age counts anew too, or an old letter would die at its first hitch.
-            // By its own destination; but a notice is of no use to the one that it is about.
-            let (destination, via) = work
-                .db
-                .prepare_cached(
-                    "UPDATE delivery SET state = 0, via = CASE kind WHEN 3 THEN via ELSE destination END,
-                        note = CASE kind WHEN 3 THEN note END, due_at = ?2, created_at = ?2, failures = 0, crashes = 0,
-                        plain = 0, ended_at = NULL, reason = 'sent again by an operator'
-                     WHERE id = ?1 AND state = 3 RETURNING destination, via",
-                )?
-                .query_row(params![row, now.as_millis()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            work.tally.moved(destination, State::Dead, State::Ready);
-            work.waits(via);
-            Ok(())
-        })
-        .await
-    }
-
-    /// Lets dead letters go, with the operator's reason; returns their codes.
-    pub async fn drop_dead(
-        &self,
-        filter: DeadFilter,
-        reason: String,
-        now: Timestamp,
-    ) -> Result<Vec<String>, StoreError> {
-        self.each_dead(filter, move |work, row| {
-            let destination = work
-                .db
-                .prepare_cached(
-                    "UPDATE delivery SET state = 4, ended_at = ?2, reason = ?3 WHERE id = ?1 AND state = 3
-                     RETURNING destination",
-                )?
-                .query_row(params![row, now.as_millis(), reason], |row| row.get(0))?;
-            work.tally.moved(destination, State::Dead, State::Dropped);
-            Ok(())
-        })
-        .await
-    }
-
-    /// Acts on dead letters in transactions of some hundred, so that nobody waits for a million of them; should one fail,
-    /// those before it stay done. Each is visited once, even if it dies again meanwhile. Returns their codes.
-    async fn each_dead(
-        &self,
-        filter: DeadFilter,
-        act: impl Fn(&mut Work<'_>, i64) -> rusqlite::Result<()> + Clone + Send + 'static,
-    ) -> Result<Vec<String>, StoreError> {
-        let mut done = Vec::new();
-        let mut after = 0;
-        loop {
-            let (filter, act) = (filter.clone(), act.clone());
-            let some = self.write(move |work| {
-                let rows = dead_rows(work.db, &filter, after, DEAD_AT_ONCE)?;
-                rows.iter().try_for_each(|row| act(work, *row))?;
-                Ok(rows)
-            });
-            let rows = some.await?;
-            done.extend(rows.iter().map(|row| Code::of_row(*row).to_string()));
-            match rows.last() {
-                Some(last) => after = *last,
-                None => return Ok(done),
-            }
-        }
-    }
 }
 
-/// Dead letters that an operator's act changes in one transaction.
-const DEAD_AT_ONCE: usize = 500;
 /// Rows of the log read by one statement.
 const LOG_PAGE: i64 = 500;
-
-fn dead(db: &Connection, filter: &DeadFilter, most: usize) -> rusqlite::Result<Vec<DeliveryRow>> {
-    dead_rows(db, filter, 0, most)?.into_iter().map(|row| describe(db, row)).collect()
-}
 
 fn delivery(db: &Connection, code: Code) -> rusqlite::Result<Option<DeliveryStory>> {
     let exists = db.prepare_cached("SELECT 1 FROM delivery WHERE id = ?1")?.exists([code.row()])?;
@@ -622,47 +527,7 @@ fn oldest_owed(db: &Connection, via: i64, elsewhere: Option<i64>) -> rusqlite::R
     .optional()
 }
 
-const DEAD_PAGE: &str = "SELECT d.id, e.key FROM delivery d INDEXED BY delivery_dead
-    JOIN destination n ON n.id = d.destination LEFT JOIN event e ON e.id = d.event
-    WHERE d.state = 3 AND (?1 IS NULL OR n.name = ?1) AND (?2 IS NULL OR d.rule = ?2)
-        AND (?3 IS NULL OR d.ended_at < ?3) AND d.id > ?4 ORDER BY d.id";
-
-const DEAD_ONE: &str =
-    "SELECT d.id, e.key FROM delivery d JOIN destination n ON n.id = d.destination LEFT JOIN event e ON e.id = d.event
-    WHERE d.state = 3 AND (?1 IS NULL OR n.name = ?1) AND (?2 IS NULL OR d.rule = ?2)
-        AND (?3 IS NULL OR d.ended_at < ?3) AND d.id = ?4";
-
-/// The dead letters meant, by number: up to `most` after the number `after`, or those that are named.
-fn dead_rows(db: &Connection, filter: &DeadFilter, after: i64, most: usize) -> rusqlite::Result<Vec<i64>> {
-    let DeadFilter { codes, destination, rule, key, before } = filter;
-    let before = before.map(Timestamp::as_millis);
-    // What is no glob fits no key.
-    let glob = key.as_deref().map(|key| KeyPatterns::parse(&[key]).ok());
-    let fits = |key: Option<&str>| match &glob {
-        None => true,
-        Some(glob) => glob.as_ref().zip(key).is_some_and(|(glob, key)| glob.matches(key)),
-    };
-    let mut named: Vec<_> = codes.iter().filter_map(|code| Code::parse(code)).map(Code::row).collect();
-    named.sort_unstable();
-    named.dedup();
-    // Without names the page begins after `after`; each name is looked up by itself.
-    let starts = if codes.is_empty() { vec![after] } else { named.into_iter().filter(|row| *row > after).collect() };
-    let mut find = db.prepare_cached(if codes.is_empty() { DEAD_PAGE } else { DEAD_ONE })?;
-    let mut found = Vec::new();
-    for start in starts {
-        let mut rows = find.query(params![destination, rule, before, start])?;
-        while found.len() < most
-            && let Some(row) = rows.next()?
-        {
-            if fits(row.get_ref(1)?.as_str_or_null().unwrap_or_default()) {
-                found.push(row.get(0)?);
-            }
-        }
-    }
-    Ok(found)
-}
-
-fn describe(db: &Connection, row: i64) -> rusqlite::Result<DeliveryRow> {
+pub(super) fn describe(db: &Connection, row: i64) -> rusqlite::Result<DeliveryRow> {
     describe_at(db, row).map(|(row, _)| row)
 }
 
@@ -697,6 +562,7 @@ fn describe_at(db: &Connection, row: i64) -> rusqlite::Result<(DeliveryRow, Time
             event_key: text(row, 6)?,
             target: body.as_deref().and_then(target),
             events: events.unsigned_abs(),
+            matching: None,
             digest: digest.map(|row| Code::of_row(row).to_string()),
             digest_state: row.get::<_, Option<i64>>(17)?.map(state_name),
             via: row.get(14)?,
@@ -748,13 +614,7 @@ fn attempts(db: &Connection, row: i64) -> rusqlite::Result<Vec<AttemptRow>> {
     rows.collect()
 }
 
-/// What a status or an operator asks of a table that may hold millions.
+/// What a status asks of a table that may hold millions.
 #[cfg(test)]
-pub(super) const HOT: [&str; 6] = [
-    NEXT_READY,
-    OLDEST_READY,
-    OLDEST_SENDING,
-    AWAY,
-    DEAD_PAGE,
-    "SELECT state, number FROM tally WHERE destination = ?1",
-];
+pub(super) const HOT: [&str; 5] =
+    [NEXT_READY, OLDEST_READY, OLDEST_SENDING, AWAY, "SELECT state, number FROM tally WHERE destination = ?1"];

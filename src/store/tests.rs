@@ -10,6 +10,7 @@ use crate::model::delivery::Code;
 use crate::model::{Condition, Event, EventId, Health, Outcome, Report, RuleName, Severity, SourceName};
 
 mod born;
+mod dead;
 mod digests;
 mod fallback;
 mod migration;
@@ -262,13 +263,13 @@ async fn dead_letters_are_kept_until_an_operator_acts() {
     );
     let other = DeadFilter { destination: Some("mail".into()), ..DeadFilter::default() };
     assert!(scene.store.dead(other.clone(), 10).await.unwrap().is_empty());
-    assert!(scene.store.retry_dead(other, NOW).await.unwrap().is_empty());
+    assert!(scene.store.retry_dead(other, NOW).await.unwrap().codes.is_empty());
 
     let one = DeadFilter { codes: vec![all[0].code.clone()], ..DeadFilter::default() };
-    assert_eq!(scene.store.retry_dead(one, later(5)).await.unwrap(), [all[0].code.clone()]);
+    assert_eq!(scene.store.retry_dead(one, later(5)).await.unwrap().codes, [all[0].code.clone()]);
     assert_eq!(scene.claim(chat, 9, later(5)).await.len(), 1);
     assert_eq!(
-        scene.store.drop_dead(DeadFilter::default(), "old news".into(), NOW).await.unwrap(),
+        scene.store.drop_dead(DeadFilter::default(), "old news".into(), NOW).await.unwrap().codes,
         [all[1].code.clone()]
     );
     assert!(scene.store.dead(DeadFilter::default(), 10).await.unwrap().is_empty());
@@ -604,6 +605,7 @@ async fn hot_queries_use_their_indexes() {
             .iter()
             .chain(&super::fallback::HOT)
             .chain(&records::HOT)
+            .chain(&super::dead::HOT)
             .map(|sql| {
                 let mut explain = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
                 let steps =
@@ -615,7 +617,7 @@ async fn hot_queries_use_their_indexes() {
     for (sql, plan) in plans.await.unwrap() {
         assert!(!plan.contains("TEMP B-TREE"), "{sql}\nsorts: {plan}");
         // What a limited search has found is read whole, and so is an index that holds few.
-        let whole = ["(subquery-1)", "d USING INDEX delivery_dead", "delivery USING COVERING INDEX delivery_away"];
+        let whole = ["(subquery-1)", "delivery USING COVERING INDEX delivery_away"];
         let plan = whole.iter().fold(plan, |plan, whole| plan.replace(&format!("SCAN {whole}"), ""));
         assert!(!plan.contains("SCAN"), "{sql}\nscans: {plan}");
     }
@@ -673,7 +675,7 @@ async fn acts_on_many_dead_letters_reach_each_once() {
     for claimed in scene.claim(chat, 9_999, NOW).await {
         scene.settle(chat, &claimed, Settlement::Dead { reason: "gone".into() }).await;
     }
-    let codes = scene.store.retry_dead(DeadFilter::default(), NOW).await.unwrap();
+    let codes = scene.store.retry_dead(DeadFilter::default(), NOW).await.unwrap().codes;
     assert_eq!(codes.iter().collect::<std::collections::HashSet<_>>().len(), 620);
     assert_eq!(codes.len(), 620);
     assert_eq!(tallied(&scene).await, [("chat".to_owned(), 0, 620)]);
@@ -681,7 +683,7 @@ async fn acts_on_many_dead_letters_reach_each_once() {
     for claimed in scene.claim(chat, 510, NOW).await {
         scene.settle(chat, &claimed, Settlement::Dead { reason: "gone".into() }).await;
     }
-    assert_eq!(scene.store.drop_dead(twice, "old".into(), NOW).await.unwrap().len(), 510);
+    assert_eq!(scene.store.drop_dead(twice, "old".into(), NOW).await.unwrap().codes.len(), 510);
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod support;
 
 mod channels;
 mod crash;
+mod dead;
 mod demo;
 mod fallback;
 mod ledger;
