@@ -322,6 +322,8 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -371,5 +373,59 @@ mod tests {
         metrics.audit_found(3);
         let expected = ["halo_relay_audit_imbalance 3", "halo_relay_audit_last_success_timestamp_seconds 1700000000.5"];
         assert_eq!(samples(), expected);
+    }
+
+    /// `docs/METRICS.md` lists what there is, and alerts on nothing else.
+    #[test]
+    fn the_document_names_every_metric() {
+        let document = include_str!("../../docs/METRICS.md");
+        let text = with_one_of_each();
+        let there: BTreeSet<_> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(sample_name).collect();
+        assert_eq!(
+            there.len(),
+            include_str!("metrics.rs").matches("r.register(\"").count(),
+            "not all are there: {text}"
+        );
+        let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
+        let listed: BTreeSet<_> = rows.filter_map(|row| row.split('`').next()).map(str::to_owned).collect();
+        assert_eq!(listed, there);
+        let words = document.split(|letter: char| letter != '_' && !letter.is_ascii_alphanumeric());
+        for name in words.filter(|word| word.starts_with("halo_relay_")) {
+            assert!(there.contains(name), "{name}");
+        }
+    }
+
+    /// What has no sample yet is not named in the text.
+    fn with_one_of_each() -> String {
+        let metrics = Metrics::default();
+        let (source, rule, chat) = (SourceName::from("push"), RuleName::from("scans"), DestinationName::from("chat"));
+        metrics.events_taken(&source, 1, 1);
+        metrics.event_dropped(&rule);
+        metrics.event_unrouted();
+        metrics.poll_ended(&source, "ok");
+        metrics.poll_succeeded(&source, 1.0);
+        metrics.webhook_answered(&source, 202);
+        metrics.delivery_queued(&chat);
+        metrics.attempt_ended(&chat, &Outcome::Delivered, 1.0);
+        metrics.delivered(&chat, 1.0);
+        metrics.plain_message(&chat, PlainCause::Refused);
+        metrics.breaker_opened(&chat);
+        metrics.moved_to_fallback(&chat, 1);
+        metrics.folded(&chat, 1);
+        metrics.reloaded(true);
+        metrics.audit_found(0);
+        metrics.audited(1.0);
+        let states = [("ready", 0), ("sending", 0), ("dead", 0), ("held", 0)];
+        metrics.encode([Standing { destination: "chat", states, taking: true, oldest_owed_seconds: 0.0 }], 1, 0)
+    }
+
+    /// `halo_relay_events counter` is shown as `halo_relay_events_total`.
+    fn sample_name(typed: &str) -> String {
+        match typed.split_once(' ') {
+            Some((name, "counter")) => format!("{name}_total"),
+            Some((name, "info")) => format!("{name}_info"),
+            _ => typed.split(' ').next().unwrap_or_default().to_owned(),
+        }
     }
 }
