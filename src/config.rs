@@ -32,6 +32,8 @@ use crate::render::{Audience, Renderer};
 use crate::routing::RuleSet;
 use crate::{deliver, source};
 
+use file::Span;
+
 pub use check::{CheckReport, check, count};
 pub use problem::{Problem, Problems, Style};
 pub use secrets::{Asked, Secrets};
@@ -133,10 +135,16 @@ pub fn load_str(text: &str, path: &Path, options: &LoadOptions<'_>) -> Result<Co
     let name = path.display().to_string();
     let file = match file::parse(text) {
         Ok(file) => file,
-        Err(fault) => {
-            let source = problem::Source::new(&name, text, secrets::guess(text));
-            let place = fault.at.map(|at| source.place(at));
-            return Err(Problem::error(fault.code, fault.title).at(place, fault.label).help(fault.help).into());
+        Err(faults) => {
+            let is_name =
+                |span: &Span| faults.names.iter().any(|name| name.start <= span.start && span.end <= name.end);
+            let guessed = secrets::guess(text).into_iter().filter(|span| !is_name(span));
+            let source = problem::Source::new(&name, text, guessed);
+            let problem = |fault: file::Fault| {
+                let place = fault.at.map(|at| source.place(at));
+                Problem::error(fault.code, fault.title).at(place, fault.label).help(fault.help)
+            };
+            return Err(Problems::new(faults.list.into_iter().map(problem).collect()));
         }
     };
     let source = problem::Source::new(&name, text, secrets::literals(&file, text));

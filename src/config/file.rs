@@ -1,19 +1,21 @@
 //! The rules file exactly as written: every table with its fields, every value with its place in the text.
 //!
-//! Comes in: the text. Goes out: a [`File`], or the one [`Fault`] that made the text unreadable as YAML of this shape. The
+//! Comes in: the text. Goes out: a [`File`], or the [`Faults`] that made the text unreadable as YAML of this shape. The
 //! only module that knows serde-saphyr. Unknown fields, duplicate keys and fields with nothing behind them are not faults
 //! but [`Strays`], so that one reading reports them all. Nothing is checked here beyond the shape: no name, address or
 //! duration is understood, no default filled in.
 
 mod fault;
 mod read;
+mod shape;
 
 use std::fmt;
 use std::ops::Range;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use self::read::{Scalars, read_field};
+use self::read::{Tree, read_field};
+use self::shape::{Setting, Shape, Shaped};
 use crate::preset::Preset;
 
 pub use self::fault::Fault;
@@ -127,9 +129,10 @@ impl fmt::Debug for Written {
     }
 }
 
-/// Declares a table: its YAML field names and the Rust fields that take them.
+/// Declares a table: its YAML field names, the Rust fields that take them, and for each a value as it may stand in a file,
+/// for whoever writes something of another shape.
 macro_rules! table {
-    ($(#[$doc:meta])* $name:ident { $($key:literal => $field:ident: $type:ty,)* }) => {
+    ($(#[$doc:meta])* $name:ident { $($key:literal => $field:ident: $type:ty = $example:literal,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Default)]
         pub struct $name {
@@ -153,13 +156,18 @@ macro_rules! table {
                     match key.value.as_str() {
                         $($key => read_field(key, &mut map, &mut table.$field, &mut table.strays)?,)*
                         _ => {
-                            let scalars = map.next_value::<Scalars>()?.0;
+                            let scalars = map.next_value::<Tree>()?.scalars();
                             table.strays.unknown.push(Unknown { key, scalars });
                         }
                     }
                 }
                 Ok(table)
             }
+        }
+
+        impl Shaped for $name {
+            const SHAPE: Shape =
+                Shape::Table(&[$(Setting { name: $key, shape: <$type as Shaped>::SHAPE, example: $example }),*]);
         }
 
         impl<'de> Deserialize<'de> for $name {
@@ -187,66 +195,66 @@ macro_rules! table {
 table! {
     /// The whole file.
     File {
-        "sources" => sources: Entries<Sp<Source>>,
-        "destinations" => destinations: Entries<Sp<Destination>>,
-        "limits" => limits: Entries<Sp<Many>>,
-        "admin" => admin: Admin,
-        "retention" => retention: Retention,
-        "defaults" => defaults: Defaults,
-        "timezone" => timezone: String,
-        "links" => links: Links,
-        "templates_dir" => templates_dir: String,
-        "rules" => rules: Vec<Sp<Rule>>,
-        "unrouted" => unrouted: Unrouted,
+        "sources" => sources: Entries<Sp<Source>> = "{ halo: { type: halo, api_key: { env: HALO_API_KEY } } }",
+        "destinations" => destinations: Entries<Sp<Destination>> = "{ sec-slack: { type: slack, url: { env: SLACK_SECURITY_URL } } }",
+        "limits" => limits: Entries<Sp<Many>> = "{ slack-workspace: 200/1m }",
+        "admin" => admin: Admin = "{ listen: 127.0.0.1:8791 }",
+        "retention" => retention: Retention = "{ ended: 30d }",
+        "defaults" => defaults: Defaults = "{ severity: info }",
+        "timezone" => timezone: String = "Europe/Berlin",
+        "links" => links: Links = r#"{ allow: ["*.example.org"] }"#,
+        "templates_dir" => templates_dir: String = "templates",
+        "rules" => rules: Vec<Sp<Rule>> = r#"[{ name: certificates, when: { key: "website-cert-*" }, send: [sec-slack] }]"#,
+        "unrouted" => unrouted: Unrouted = "{ send: [it-teams] }",
     }
 }
 
 table! {
     /// A source of any type; which fields belong to which type is checked later.
     Source {
-        "type" => kind: String,
-        "api_key" => api_key: Written,
-        "every" => every: String,
-        "first_run" => first_run: String,
-        "base_url" => base_url: String,
-        "listen" => listen: String,
-        "path" => path: String,
-        "token" => token: Written,
-        "max_body" => max_body: String,
+        "type" => kind: String = "halo",
+        "api_key" => api_key: Written = "{ env: HALO_API_KEY }",
+        "every" => every: String = "60s",
+        "first_run" => first_run: String = "skip",
+        "base_url" => base_url: String = "https://api.halosecurity.com/api/v1",
+        "listen" => listen: String = "127.0.0.1:8790",
+        "path" => path: String = "/hooks/halo",
+        "token" => token: Written = "{ env: HALO_WEBHOOK_TOKEN }",
+        "max_body" => max_body: String = "1MiB",
     }
 }
 
 table! {
     /// A destination of any type; which fields belong to which type is checked later.
     Destination {
-        "type" => kind: String,
-        "url" => url: Written,
-        "token" => token: Written,
-        "channel" => channel: String,
-        "base_url" => base_url: String,
-        "smtp" => smtp: Smtp,
-        "api" => api: MailApi,
-        "from" => from: String,
-        "to" => to: Many,
-        "secret" => secret: Written,
-        "server" => server: Written,
-        "key" => key: Written,
-        "routing_key" => routing_key: Written,
-        "chat_id" => chat_id: Written,
-        "thread" => thread: Written,
-        "topic" => topic: Written,
-        "stream" => stream: Written,
-        "email" => email: Written,
-        "user" => user: Written,
-        "preset" => preset: Preset,
-        "limit" => limit: Many,
-        "over_limit" => over_limit: String,
-        "digest_after" => digest_after: String,
-        "fallback" => fallback: Fallback,
-        "template" => template: String,
-        "timezone" => timezone: String,
-        "mention" => mention: Many,
-        "allow_http" => allow_http: bool,
+        "type" => kind: String = "slack",
+        "url" => url: Written = "{ env: SLACK_SECURITY_URL }",
+        "token" => token: Written = "{ env: SLACK_BOT_TOKEN }",
+        "channel" => channel: String = "C0123456789",
+        "base_url" => base_url: String = "https://slack.com/api",
+        "smtp" => smtp: Smtp = "{ host: mail.example.org, username: relay, password: { env: SMTP_PASSWORD } }",
+        "api" => api: MailApi = "{ provider: postmark, key: { env: MAIL_API_KEY } }",
+        "from" => from: String = "Halo relay <halo-relay@example.org>",
+        "to" => to: Many = "[compliance@example.org]",
+        "secret" => secret: Written = "{ env: SOAR_SECRET }",
+        "server" => server: Written = "https://ntfy.sh",
+        "key" => key: Written = "{ env: OPSGENIE_KEY }",
+        "routing_key" => routing_key: Written = "{ env: PAGERDUTY_ROUTING_KEY }",
+        "chat_id" => chat_id: Written = r#""-1001234567890""#,
+        "thread" => thread: Written = r#""42""#,
+        "topic" => topic: Written = "{ env: NTFY_TOPIC }",
+        "stream" => stream: Written = "security",
+        "email" => email: Written = "bot@example.zulipchat.com",
+        "user" => user: Written = "relay",
+        "preset" => preset: Preset = "{ about: …, request: …, plain: …, delivered: … }",
+        "limit" => limit: Many = "[1/1s, 30/10m]",
+        "over_limit" => over_limit: String = "digest",
+        "digest_after" => digest_after: String = "2m",
+        "fallback" => fallback: Fallback = "{ to: it-teams, after: 5m }",
+        "template" => template: String = "default",
+        "timezone" => timezone: String = "Europe/Berlin",
+        "mention" => mention: Many = "[here]",
+        "allow_http" => allow_http: bool = "true",
     }
 }
 
@@ -274,120 +282,140 @@ impl Destination {
 table! {
     /// Who is told instead.
     Fallback {
-        "to" => to: String,
-        "after" => after: String,
+        "to" => to: String = "it-teams",
+        "after" => after: String = "5m",
     }
 }
 
 table! {
     /// How mail leaves.
     Smtp {
-        "host" => host: String,
-        "port" => port: String,
-        "tls" => tls: String,
-        "auth" => auth: String,
-        "username" => username: String,
-        "password" => password: Written,
-        "token" => token: Written,
-        "ca_file" => ca_file: String,
+        "host" => host: String = "mail.example.org",
+        "port" => port: String = "587",
+        "tls" => tls: String = "starttls",
+        "auth" => auth: String = "xoauth2",
+        "username" => username: String = "relay",
+        "password" => password: Written = "{ env: SMTP_PASSWORD }",
+        "token" => token: Written = "{ file: /run/mail-token }",
+        "ca_file" => ca_file: String = "internal-ca.pem",
     }
 }
 
 table! {
     /// How mail leaves by a service; which fields belong to which provider is checked later.
     MailApi {
-        "provider" => provider: String,
-        "key" => key: Written,
-        "domain" => domain: String,
-        "region" => region: String,
-        "stream" => stream: String,
-        "access_key_id" => access_key_id: Written,
-        "secret_access_key" => secret_access_key: Written,
-        "session_token" => session_token: Written,
-        "url" => url: String,
+        "provider" => provider: String = "postmark",
+        "key" => key: Written = "{ env: MAIL_API_KEY }",
+        "domain" => domain: String = "mg.example.org",
+        "region" => region: String = "eu-west-1",
+        "stream" => stream: String = "alerts",
+        "access_key_id" => access_key_id: Written = "{ env: AWS_ACCESS_KEY_ID }",
+        "secret_access_key" => secret_access_key: Written = "{ env: AWS_SECRET_ACCESS_KEY }",
+        "session_token" => session_token: Written = "{ env: AWS_SESSION_TOKEN }",
+        "url" => url: String = "https://gateway.example.org",
     }
 }
 
 table! {
     /// Where a secret is kept; exactly one of the three.
     Reference {
-        "env" => env: String,
-        "file" => file: String,
-        "credential" => credential: String,
+        "env" => env: String = "HALO_API_KEY",
+        "file" => file: String = "/etc/halo-relay/secret",
+        "credential" => credential: String = "halo-api-key",
     }
 }
 
 table! {
     /// The listener for health, metrics and status.
     Admin {
-        "listen" => listen: String,
+        "listen" => listen: String = "127.0.0.1:8791",
     }
 }
 
 table! {
     /// How long ended things are remembered.
     Retention {
-        "ended" => ended: String,
+        "ended" => ended: String = "30d",
     }
 }
 
 table! {
     /// Which addresses in event text people may click.
     Links {
-        "allow" => allow: Many,
+        "allow" => allow: Many = r#"["*.example.org"]"#,
     }
 }
 
 table! {
     /// What holds where a rule says nothing.
     Defaults {
-        "severity" => severity: String,
+        "severity" => severity: String = "info",
     }
 }
 
 table! {
     /// One rule.
     Rule {
-        "name" => name: String,
-        "when" => when: Entries<Sp<Many>>,
-        "severity" => severity: String,
-        "send" => send: Many,
-        "drop" => drop: String,
-        "stop" => stop: bool,
-        "template" => template: String,
-        "runbook" => runbook: String,
-        "batch" => batch: Batch,
-        "thread_by" => thread_by: Many,
-        "mention" => mention: Many,
+        "name" => name: String = "certificates",
+        "when" => when: Entries<Sp<Many>> = r#"{ key: "website-cert-*" }"#,
+        "severity" => severity: String = "high",
+        "send" => send: Many = "[sec-slack]",
+        "drop" => drop: String = "scans are on the dashboard",
+        "stop" => stop: bool = "true",
+        "template" => template: String = "default",
+        "runbook" => runbook: String = "https://wiki.example.org/runbooks/expired",
+        "batch" => batch: Batch = "{ by: [target], wait: 30s, max: 50 }",
+        "thread_by" => thread_by: Many = "[target]",
+        "mention" => mention: Many = "[here]",
     }
 }
 
 table! {
     /// Which of a rule's events share a message.
     Batch {
-        "by" => by: Many,
-        "wait" => wait: String,
-        "max" => max: String,
+        "by" => by: Many = "[target]",
+        "wait" => wait: String = "30s",
+        "max" => max: String = "50",
     }
 }
 
 table! {
     /// What happens to events that no rule matched.
     Unrouted {
-        "send" => send: Many,
-        "drop" => drop: String,
+        "send" => send: Many = "[it-teams]",
+        "drop" => drop: String = "not for us",
     }
 }
 
 /// Fields of versions to come. Refused by name, so that a file written for them does not look merely misspelled.
 pub const LATER: [&str; 6] = ["include", "quiet_hours", "repeat", "silences", "tests", "windows"];
 
-/// Reads the text; stops at its first fault.
-pub fn parse(text: &str) -> Result<File, Fault> {
+/// Why a text cannot be read: everything of a wrong shape, or the one fault that the parser could not read past.
+#[derive(Debug)]
+pub struct Faults {
+    /// At least one.
+    pub list: Vec<Fault>,
+    /// Where names stand that are surely none but the user's names for destinations and sources, and so no secrets.
+    pub names: Vec<Span>,
+}
+
+impl From<Fault> for Faults {
+    fn from(fault: Fault) -> Self {
+        Self { list: vec![fault], names: Vec::new() }
+    }
+}
+
+/// Reads the text.
+pub fn parse(text: &str) -> Result<File, Faults> {
     match serde_saphyr::from_str_with_options::<Option<File>>(text, options()) {
         Ok(Some(file)) => Ok(file),
-        Ok(None) => Err(fault::empty_file()),
-        Err(error) => Err(fault::of(&error, text)),
+        Ok(None) => Err(fault::empty_file().into()),
+        Err(error) => {
+            Err(match (fault::of(&error, text), serde_saphyr::from_str_with_options::<Tree>(text, options())) {
+                (fault, Ok(tree)) if fault.code == "wrong-type" => shape::faults(&tree).unwrap_or_else(|| fault.into()),
+                (fault, _) => fault.into(),
+            })
+        }
     }
 }
 
@@ -492,9 +520,9 @@ rules:
             let aliases = vec![format!("*{from}"); 10].join(", ");
             text.extend([&format!("{to}: &{to} ["), aliases.as_str(), "]\n"]);
         }
-        assert_eq!(parse(&text).unwrap_err().code, "yaml-syntax");
+        assert_eq!(parse(&text).unwrap_err().list[0].code, "yaml-syntax");
         let deep = format!("a: {}{}", "[".repeat(40), "]".repeat(40));
-        assert_eq!(parse(&deep).unwrap_err().code, "yaml-syntax");
+        assert_eq!(parse(&deep).unwrap_err().list[0].code, "yaml-syntax");
     }
 
     #[test]

@@ -257,7 +257,8 @@ fn commented(text: &str) -> Vec<Span> {
 }
 
 /// Sections in which no secret belongs.
-const OPEN_SECTIONS: [&str; 7] = ["admin", "defaults", "limits", "retention", "rules", "templates_dir", "unrouted"];
+const OPEN_SECTIONS: [&str; 9] =
+    ["admin", "defaults", "limits", "links", "retention", "rules", "templates_dir", "timezone", "unrouted"];
 /// The format's own words, beside its fields and severities.
 const WORDS: [&str; 31] = [
     "admin",
@@ -301,7 +302,13 @@ fn foreign_words(text: &str) -> Vec<Span> {
     let is_known = |word: &str| {
         let is_number = word.len() <= 5 && word.bytes().all(|byte| byte.is_ascii_digit());
         let is_variable = word.contains('_') && word.bytes().all(|byte| byte == b'_' || byte.is_ascii_uppercase());
-        is_number || is_variable || WORDS.contains(&word) || LATER.contains(&word) || fields.contains(&word)
+        let is_duration = word.len() <= 4 && word.trim_end_matches(['s', 'm', 'h', 'd']).parse::<u16>().is_ok();
+        is_number
+            || is_duration
+            || is_variable
+            || WORDS.contains(&word)
+            || LATER.contains(&word)
+            || fields.contains(&word)
     };
     let word = regex(r"[\p{Alphabetic}\p{M}\p{N}_]+");
     let mut spans = Vec::new();

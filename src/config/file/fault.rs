@@ -161,7 +161,7 @@ mod tests {
             ("", "empty-file", "?"),
             ("# c\n", "empty-file", "?"),
             ("~", "empty-file", "?"),
-            ("[a]", "wrong-type", "?"),
+            ("[a]", "wrong-type", "[a]"),
             ("rules: 5\n", "wrong-type", "5\n"),
             ("rules: [a]\n", "wrong-type", "a]\n"),
             ("rules: [~]", "wrong-type", "~]"),
@@ -179,7 +179,7 @@ mod tests {
             ("a: 1\n---\nb: 2\n", "yaml-syntax", "b: 2\n"),
         ];
         for (text, code, rest) in cases {
-            let fault = parse(text).unwrap_err();
+            let fault = parse(text).unwrap_err().list.remove(0);
             let found = fault.at.map_or("?", |at| &text[at.start..]);
             assert_eq!((fault.code, found), (code, rest), "{text:?} {fault:?}");
             assert!(!fault.help.is_empty());

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::fault::span;
-use super::{Duplicate, Entries, Field, Many, Reference, Sp, Span, Strays, Written};
+use super::{At, Duplicate, Entries, Field, Many, Reference, Sp, Span, Strays, Written};
 
 /// Reads one field of a table into its place; what is written twice, or has nothing behind it, goes to `strays`.
 pub(super) fn read_field<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
@@ -15,7 +15,7 @@ pub(super) fn read_field<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
     strays: &mut Strays,
 ) -> Result<(), A::Error> {
     if let Some(first) = field {
-        let scalars = map.next_value::<Scalars>()?.0;
+        let scalars = map.next_value::<Tree>()?.scalars();
         strays.duplicates.push(Duplicate { key, first: first.key, scalars });
         return Ok(());
     }
@@ -142,14 +142,51 @@ impl<'de> Deserialize<'de> for Written {
     }
 }
 
-/// Reads any value and keeps only the places of its scalars.
-pub(super) struct Scalars(pub(super) Vec<Span>);
+/// Any value, and its place.
+pub(super) struct Tree {
+    pub(super) node: Node,
+    pub(super) at: At,
+}
 
-impl<'de> Deserialize<'de> for Scalars {
+pub(super) enum Node {
+    Nothing,
+    /// As YAML understood it: `0123` has become `123`.
+    Scalar(Scalar, String),
+    List(Vec<Tree>),
+    Table(Vec<(Sp<String>, Tree)>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scalar {
+    Text,
+    Number,
+    Flag,
+}
+
+impl Tree {
+    /// The places of all scalars in it.
+    pub(super) fn scalars(&self) -> Vec<Span> {
+        match &self.node {
+            Node::Nothing => Vec::new(),
+            Node::Scalar(..) => self.at.into_iter().collect(),
+            Node::List(items) => items.iter().flat_map(Self::scalars).collect(),
+            Node::Table(fields) => fields.iter().flat_map(|(_, value)| value.scalars()).collect(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Tree {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// `None` for a scalar, whose place only the caller knows.
-        struct Node(Option<Vec<Span>>);
+        let Sp { value: node, at } = Sp::<Node>::deserialize(deserializer)?;
+        if matches!(node, Node::Scalar(..)) && at.is_none() {
+            return Err(D::Error::custom("this value has no place in the text"));
+        }
+        Ok(Self { node, at })
+    }
+}
 
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct NodeVisitor;
 
         impl<'de> Visitor<'de> for NodeVisitor {
@@ -160,57 +197,46 @@ impl<'de> Deserialize<'de> for Scalars {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
-                let mut spans = Vec::new();
-                while map.next_key::<Sp<String>>()?.is_some() {
-                    spans.append(&mut map.next_value::<Scalars>()?.0);
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
                 }
-                Ok(Node(Some(spans)))
+                Ok(Node::Table(fields))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Node, A::Error> {
-                let mut spans = Vec::new();
-                while let Some(mut item) = list.next_element::<Scalars>()? {
-                    spans.append(&mut item.0);
+                let mut items = Vec::new();
+                while let Some(item) = list.next_element()? {
+                    items.push(item);
                 }
-                Ok(Node(Some(spans)))
-            }
-
-            fn visit_str<E>(self, _: &str) -> Result<Node, E> {
-                Ok(Node(None))
+                Ok(Node::List(items))
             }
 
             fn visit_unit<E>(self) -> Result<Node, E> {
-                Ok(Node(Some(Vec::new())))
+                Ok(Node::Nothing)
             }
 
-            fn visit_bool<E>(self, _: bool) -> Result<Node, E> {
-                Ok(Node(None))
+            fn visit_str<E>(self, text: &str) -> Result<Node, E> {
+                Ok(Node::Scalar(Scalar::Text, text.to_owned()))
             }
 
-            fn visit_u64<E>(self, _: u64) -> Result<Node, E> {
-                Ok(Node(None))
+            fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
+                Ok(Node::Scalar(Scalar::Flag, value.to_string()))
             }
 
-            fn visit_i64<E>(self, _: i64) -> Result<Node, E> {
-                Ok(Node(None))
+            fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
+                Ok(Node::Scalar(Scalar::Number, value.to_string()))
             }
 
-            fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
-                Ok(Node(None))
+            fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
+                Ok(Node::Scalar(Scalar::Number, value.to_string()))
             }
-        }
 
-        impl<'de> Deserialize<'de> for Node {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_any(NodeVisitor)
+            fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
+                Ok(Node::Scalar(Scalar::Number, value.to_string()))
             }
         }
 
-        let Sp { value: Node(inner), at } = Sp::<Node>::deserialize(deserializer)?;
-        match (inner, at) {
-            (Some(spans), _) => Ok(Self(spans)),
-            (None, Some(at)) => Ok(Self(vec![at])),
-            (None, None) => Err(D::Error::custom("this value has no place in the text")),
-        }
+        deserializer.deserialize_any(NodeVisitor)
     }
 }
