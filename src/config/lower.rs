@@ -9,6 +9,7 @@ mod batch;
 mod destinations;
 mod email;
 mod fallback;
+mod fields;
 mod limits;
 mod listen;
 mod mention;

@@ -106,6 +106,9 @@ struct Search<'t> {
     found: Vec<Fault>,
 }
 
+const EITHER: &str =
+    "write one pattern or a list of them; all of `when` must hold, for either of several write a rule for each";
+
 impl Search<'_> {
     fn look(&mut self, tree: &Tree, shape: &Shape, what: &What<'_>) {
         match (shape, &tree.node) {
@@ -157,6 +160,7 @@ impl Search<'_> {
         let title = format!("each entry of {name} is {}, not {}", wanted(shape), kind(&item.node));
         let help = match (shape, what.example.strip_prefix('[').and_then(|inside| inside.strip_suffix(']'))) {
             (Shape::Table(_), Some(example)) => format!("write `- {example}`"),
+            _ if what.of == "when" => EITHER.to_owned(),
             _ => format!("write `{}: {}`", plain(what.name), what.example),
         };
         self.tell(title, item, help);

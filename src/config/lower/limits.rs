@@ -89,7 +89,9 @@ impl Checker<'_> {
             .parse()
             .map_err(|error| {
                 let problem = Problem::error("bad-rate", format!("{} is not a limit: {error}", quoted(item.value)));
-                self.report(problem, item.at, "not a limit", RATE_HELP);
+                let help =
+                    meant(item.value).map(|meant| format!("write `{meant}`, or another number and time like `30/10m`"));
+                self.report(problem, item.at, "not a limit", help.unwrap_or_else(|| RATE_HELP.to_owned()));
             })
             .ok()
     }
@@ -143,4 +145,16 @@ impl Checker<'_> {
         let title = format!("{} is not a way to treat what is over the limit", quoted(&field.value));
         self.report(Problem::error("bad-over-limit", title), field.at, "unknown", help);
     }
+}
+
+/// What a limit without a duration is meant to be: `10`, `10/1`, `10/s`.
+fn meant(written: &str) -> Option<String> {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (count, time) = match written.split_once('/') {
+        None => (written, "1m".to_owned()),
+        Some((count, time)) if is_number(time) => (count, format!("{time}s")),
+        Some((count, unit)) => (count, format!("1{unit}")),
+    };
+    let meant = format!("{count}/{time}");
+    (is_number(count) && meant.parse::<Window>().is_ok()).then_some(meant)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::destinations::Defined;
 use super::{Checker, listed};
 use crate::catalogue;
-use crate::config::file::{At, Entries, Field, File, Many, Rule as Written, Sp, Unrouted};
+use crate::config::file::{At, Destination, Entries, Field, File, Many, Rule as Written, Sp, Unrouted};
 use crate::config::problem::{Problem, quoted};
 use crate::config::words::{alike, nearest};
 use crate::model::key::{KeyPattern, KeyPatterns, PatternError};
@@ -83,6 +83,7 @@ impl Checker<'_> {
         }
         let runbook = written.runbook.as_ref().and_then(|field| self.runbook(field));
         let keys = keys_and_conditions.as_ref().and_then(|(keys, _)| keys.as_ref());
+        self.field_names(written, keys);
         let batch = self.batch(&table, written, severity.or(default_severity), keys);
         let thread_by = self.thread_by(&table, written, severity.or(default_severity), sends.destinations);
         let mention = self.rule_mention(&table, written, sends.destinations);
@@ -138,16 +139,33 @@ impl Checker<'_> {
     fn rule_strays(&mut self, written: &Written, table: &str) {
         let mut strays = written.strays.clone();
         strays.empty.retain(|key| key.value != "drop");
-        let is_condition = |name: &str| name == "key" || name == "target";
-        let (conditions, unknown): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut strays.unknown).into_iter().partition(|unknown| is_condition(&unknown.key.value));
-        strays.unknown = unknown;
-        for unknown in conditions {
-            let name = &unknown.key.value;
-            let problem = Problem::error("unknown-field", format!("{table} has no field `{name}`: it is a condition"));
-            self.report(problem, unknown.key.at, "belongs under `when`", format!("write `when: {{ {name}: … }}`"));
-        }
+        strays.unknown.retain(|unknown| !self.misplaced_in_rule(&unknown.key, table));
         self.strays(&strays, table, Written::FIELDS);
+    }
+
+    /// Reports what belongs elsewhere, or has another name here.
+    fn misplaced_in_rule(&mut self, key: &Sp<String>, table: &str) -> bool {
+        let name = key.value.as_str();
+        let (what, label, help) = match name {
+            "key" | "target" => ("it is a condition", "belongs under `when`", format!("write `when: {{ {name}: … }}`")),
+            "if" | "match" | "matches" | "where" | "filter" => (
+                "conditions stand under `when`",
+                "another name",
+                "write `when: { key: \"website-cert-*\" }`".to_owned(),
+            ),
+            "to" | "notify" | "destination" | "destinations" => {
+                ("destinations stand under `send`", "another name", "write `send: [sec-slack]`".to_owned())
+            }
+            _ if Destination::FIELDS.contains(&name) => (
+                "it is a setting of destinations",
+                "belongs under `destinations`",
+                format!("write it in each destination that it is for, beside its `type`; or remove `{name}`"),
+            ),
+            _ => return false,
+        };
+        let problem = Problem::error("unknown-field", format!("{table} has no field `{name}`: {what}"));
+        self.report(problem, key.at, label, help);
+        true
     }
 
     fn when(&mut self, when: &Field<Entries<Sp<Many>>>) -> Option<(Option<KeyPatterns>, Vec<Condition>)> {

@@ -13,7 +13,8 @@ use crate::routing::{Action, Condition, Rule, RuleSet};
 type Keys = u128;
 
 /// What every record has, whatever its kind.
-const STANDARD: [&str; 8] = ["target", "target_id", "target_name", "subject", "url", "event_id", "date_created", "key"];
+pub(super) const STANDARD: [&str; 8] =
+    ["target", "target_id", "target_name", "subject", "url", "event_id", "date_created", "key"];
 
 impl Checker<'_> {
     /// Renders each template with a sample of every kind of event that may come to it, once for all rules that bring one.
