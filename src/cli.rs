@@ -2,6 +2,7 @@
 
 mod browser;
 mod control;
+mod left;
 mod output;
 mod place;
 

@@ -1,15 +1,19 @@
 //! `halo-relay run`: the daemon.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use clap::Args;
 
-use super::{Common, Failure, exit};
+use super::{Common, Failure, exit, left, output};
+
 use crate::app::{self, Load, Options};
 use crate::config::{self, LoadOptions, Secrets};
 use crate::telemetry;
 
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Print messages instead of sending them; needs no secrets of destinations and keeps nothing
+    /// Print messages instead of sending them, and at the end what still waits; needs no secrets of destinations and keeps
+    /// nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -20,9 +24,13 @@ impl Run {
             .map_err(|error| Failure::new(exit::USAGE, format!("{error:#}")))?;
         let path = common.config.clone();
         let dry_run = self.dry_run;
+        let rules = Arc::new(Mutex::new(None));
+        let last_rules = Arc::clone(&rules);
         let load: Load = Box::new(move || {
             let destinations = if dry_run { Secrets::Skipped } else { Secrets::Required };
-            config::load(&path, &LoadOptions { destinations, ..LoadOptions::default() })
+            let config = config::load(&path, &LoadOptions { destinations, ..LoadOptions::default() })?;
+            *last_rules.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&config.rules));
+            Ok(config)
         });
         // What a dry run would record as delivered was not: it works on a store of its own, gone at its end.
         let scratch = dry_run.then(scratch_dir).transpose()?;
@@ -30,7 +38,12 @@ impl Run {
             Some(scratch) => scratch.path().to_owned(),
             None => common.state_dir()?,
         };
-        runtime()?.block_on(app::run(Options { state_dir, dry_run }, load)).map_err(Failure::from)
+        runtime()?.block_on(app::run(Options { state_dir, dry_run }, load))?;
+        let rules = rules.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (&scratch, rules) {
+            (Some(scratch), Some(rules)) => output::say(&left::tell(scratch.path(), &rules)?),
+            _ => Ok(()),
+        }
     }
 }
 

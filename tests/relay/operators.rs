@@ -213,6 +213,42 @@ async fn a_dry_run_prints_and_keeps_nothing() {
 }
 
 #[tokio::test]
+async fn a_dry_run_tells_at_its_end_what_still_waits() {
+    let rules = RULES
+        .replace("127.0.0.1:0, path", &format!("127.0.0.1:{}, path", crate::support::free_port()))
+        .replace("severity: high, send: [chat]", "severity: high, send: [chat], batch: { wait: 1h }")
+        .replace("url: { env: TEAM }", "url: { env: TEAM }, limit: 1/1h")
+        .replace("key: '*' }, send: [chat]", "key: 'issue-*' }, send: [team]");
+    let scene = Scene::new(&rules);
+    let port = rules.split("listen: 127.0.0.1:").nth(1).unwrap().split(',').next().unwrap().to_owned();
+    let mut relay = scene.launch(&["run", "--dry-run", "--log", "debug"]);
+    relay.logs("is ready").await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut expiring: Vec<_> = (1..=4).map(|id| event(id, "website-cert-expiring")).collect();
+    expiring.extend([event(5, "issue-add"), event(6, "issue-add")]);
+    let answer = client
+        .post(format!("http://127.0.0.1:{port}/hooks/halo"))
+        .bearer_auth(crate::support::TOKEN)
+        .json(&expiring)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 202);
+    relay.logs("delivered").await;
+    relay.signal("INT");
+    assert!(relay.exited().await.success());
+    let printed = scene.printed();
+    let (messages, left) = printed.split_at(printed.find("--- not sent yet").unwrap());
+    assert_eq!(messages.matches("--- team (teams)").count(), 1, "{printed}");
+    let lines: Vec<_> = left.lines().collect();
+    assert_eq!(lines.len(), 4, "{left}");
+    assert!(lines[1].starts_with("would go out"), "{left}");
+    assert!(lines[2].contains("  chat         certificates  4       website-cert-expiring of "), "{left}");
+    assert!(lines[2].ends_with(" and 1 more"), "{left}");
+    assert_eq!(lines[3], "--- not sent yet: messages that wait for the limits: 1 at team");
+}
+
+#[tokio::test]
 async fn a_test_message_tells_how_it_fared() {
     let mut chat = FakeHttp::start(Reply::text(200, "ok")).await;
     let scene = scene(&chat);

@@ -95,10 +95,16 @@ impl Scene {
         relay
     }
 
+    /// What the relay that was launched last has printed.
+    pub(crate) fn printed(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("printed")).unwrap()
+    }
+
     /// Starts the relay and does not wait.
     pub(crate) fn launch(&self, arguments: &[&str]) -> Relay {
+        let printed = std::fs::File::create(self.directory.path().join("printed")).unwrap();
         let mut child =
-            self.command(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            self.command(arguments).stdin(Stdio::null()).stdout(printed).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let copy = Arc::clone(&log);
