@@ -14,7 +14,7 @@ use crate::app::{self, Load, Options};
 use crate::config::{self, Asked, Config, Listen, LoadOptions, Problems, Secrets};
 use crate::deliver::email::submission::{Server, Tls};
 use crate::demo::{self, Running};
-use crate::model::Channel;
+use crate::model::{Channel, Overflow};
 use crate::source::poll::FirstRun;
 use crate::{deliver, source, telemetry};
 
@@ -23,6 +23,8 @@ const EXAMPLE: &str = include_str!("../../rules.example.yaml");
 const EXAMPLE_NAME: &str = "rules.example.yaml";
 /// The event API is simulated and near: no reason to be gentle.
 const POLL_EVERY: Duration = Duration::from_secs(1);
+/// Shorter than the example's, so that a scan's burst shows a digest while somebody watches.
+const DIGEST_AFTER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub struct Demo {
@@ -72,7 +74,7 @@ impl Demo {
     }
 }
 
-/// The example, with every secret answered and every address on this machine.
+/// The example, with every secret answered, every address on this machine, and digests that do not keep one waiting.
 fn rules(services: &Running) -> Result<Config, Problems> {
     let answer = |asked: &Asked<'_>| answer(services, asked);
     let options = LoadOptions {
@@ -95,6 +97,9 @@ fn rules(services: &Running) -> Result<Config, Problems> {
         *address = free(*address);
     }
     for (name, destination) in &mut config.destinations {
+        if let Overflow::Digest { after } = &mut destination.overflow {
+            *after = DIGEST_AFTER;
+        }
         if let deliver::Settings::Email(mail) = &mut destination.settings {
             mail.way = deliver::email::Way::Smtp(Server {
                 host: services.smtp.ip().to_string(),

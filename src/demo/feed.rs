@@ -85,24 +85,29 @@ const NETWORKS: [Target; 3] = [
 const DOMAINS: [Target; 3] =
     [target(410_001, "", "example.org"), target(410_002, "", "example.com"), target(410_003, "", "example.net")];
 
-/// The kinds that come many at a time, as after a scan.
-const BURST_KEYS: [&str; 4] = ["issue-add", "network-port-add", "website-cookie-oos", "website-cert-expiring"];
+/// The kinds that come many at a time, as after a scan, and how many at least and at most. The example's rules gather
+/// certificates, so that the first burst shows a digest; and issues are more than its limits let through at once.
+const BURSTS: [(&str, usize, usize); 4] =
+    [("website-cert-expiring", 4, 8), ("issue-add", 16, 24), ("network-port-add", 4, 8), ("website-cookie-oos", 4, 8)];
 const BURST_EVERY: Duration = Duration::from_secs(20);
+/// As if the last one had been so long ago: whoever opens the page should not wait long for the first digest.
+const SINCE_LAST_BURST: Duration = Duration::from_secs(12);
 
 impl Feed {
     /// Fails only if `events.json`, which is compiled in, is not what this module expects.
     pub(super) fn new(seed: u64) -> serde_json::Result<Self> {
         let kinds = serde_json::from_str(include_str!("events.json"))?;
-        Ok(Self { kinds, rng: Rng::with_seed(seed), made: 0, bursts: 0, since_burst: Duration::ZERO })
+        Ok(Self { kinds, rng: Rng::with_seed(seed), made: 0, bursts: 0, since_burst: SINCE_LAST_BURST })
     }
 
-    /// One event every one or two seconds, and 4 to 8 at once about every 20 seconds.
+    /// One event every one or two seconds, and many at once about every 20 seconds.
     pub(super) fn next_step(&mut self) -> Step {
         let wait = Duration::from_millis(self.rng.u64(1000..2000));
         self.since_burst += wait;
         let events = if self.since_burst >= BURST_EVERY {
             self.since_burst = Duration::ZERO;
-            self.rng.usize(4..=8)
+            let (_, least, most) = BURSTS[self.bursts % BURSTS.len()];
+            self.rng.usize(least..=most)
         } else {
             1
         };
@@ -117,7 +122,7 @@ impl Feed {
             let target = self.any_target(kind);
             return vec![self.event(kind, round, target, now)];
         }
-        let key = BURST_KEYS[self.bursts % BURST_KEYS.len()];
+        let (key, ..) = BURSTS[self.bursts % BURSTS.len()];
         self.bursts += 1;
         let kind = self.kinds.iter().position(|kind| kind.key == key).unwrap_or(0);
         let target = self.any_target(kind);
@@ -253,8 +258,8 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::catalogue;
     use crate::model::Event;
+    use crate::{catalogue, config};
 
     /// 2026-11-23T09:41:00Z.
     const NOW: Timestamp = Timestamp::from_millis(1_795_426_860_000);
@@ -339,14 +344,18 @@ mod tests {
     fn steps_are_short_with_a_burst_now_and_then() {
         let mut feed = Feed::new(9).unwrap();
         let (mut elapsed, mut bursts) = (Duration::ZERO, Vec::new());
-        for step in (0..200).map(|_| feed.next_step()) {
+        for _ in 0..200 {
+            let step = feed.next_step();
             assert!((1000..2000).contains(&step.wait.as_millis()), "{step:?}");
             elapsed += step.wait;
             if step.events > 1 {
-                assert!((4..=8).contains(&step.events), "{step:?}");
+                let (_, least, most) = BURSTS[bursts.len() % BURSTS.len()];
+                assert!((least..=most).contains(&step.events), "{step:?}");
                 bursts.push(elapsed.as_millis());
             }
+            feed.events(step.events, NOW);
         }
+        assert!((8_000..10_000).contains(&bursts[0]), "{bursts:?}");
         let gaps: Vec<_> = bursts.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(gaps.len() > 5 && gaps.iter().all(|gap| (20_000..22_000).contains(gap)), "{gaps:?}");
     }
@@ -354,11 +363,29 @@ mod tests {
     #[test]
     fn a_burst_is_one_kind_on_one_target() {
         let mut feed = Feed::new(2).unwrap();
-        for key in BURST_KEYS {
+        for (key, ..) in BURSTS {
             let events: Vec<_> =
                 feed.events(9, NOW).into_iter().map(|event| Event::from_value(event).unwrap()).collect();
             assert_eq!(events.len(), 9);
             assert!(events.iter().all(|event| event.key.as_str() == key && event.target() == events[0].target()));
+        }
+    }
+
+    /// Who watches for half a minute sees what a batch looks like.
+    #[test]
+    fn the_first_burst_becomes_a_digest_soon() {
+        let example = include_str!("../../rules.example.yaml");
+        let options = config::LoadOptions::without_secrets();
+        let config = config::load_str(example, std::path::Path::new("rules.example.yaml"), &options).unwrap();
+        let mut feed = Feed::new(1).unwrap();
+        for event in feed.events(5, NOW).into_iter().map(|event| Event::from_value(event).unwrap()) {
+            let owed = config.rules.route(&event).owed;
+            assert!(!owed.is_empty());
+            for owed in owed {
+                let rule = config.rules.rule(owed.rule.as_str()).unwrap();
+                let wait = rule.batch.as_ref().unwrap().wait;
+                assert!(BURST_EVERY + wait < SINCE_LAST_BURST + Duration::from_secs(25), "{}", rule.name);
+            }
         }
     }
 
