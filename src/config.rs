@@ -156,7 +156,13 @@ fn read(path: &Path) -> Result<String, Problems> {
     let unreadable = |title: String, help: &str| Problems::from(Problem::error("unreadable-file", title).help(help));
     let failed = |error: std::io::Error| {
         let title = format!("{name} cannot be read: {}", problem::reason(&error));
-        unreadable(title, "name the rules file with `-c FILE` or HALO_RELAY_CONFIG, and let the relay's user read it")
+        let help = match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                "name the rules file with `-c FILE` or HALO_RELAY_CONFIG; to begin one, copy rules.example.yaml, which `halo-relay demo` shows at work"
+            }
+            _ => "name the rules file with `-c FILE` or HALO_RELAY_CONFIG, and let the relay's user read it",
+        };
+        unreadable(title, help)
     };
     let Some(bytes) = read_bounded(path, FILE_BYTES_MAX).map_err(failed)? else {
         let title = format!("{name} is larger than {} MiB", FILE_BYTES_MAX / 1024 / 1024);

@@ -28,6 +28,7 @@ fn variable(name: &str) -> Option<String> {
         "TRIGGER" => "https://hooks.slack.com/triggers/hunter2",
         "PLAIN" => "http://example.org/hunter2",
         "EMPTY" => "",
+        "COPIED" => "https://hooks.slack.com/services/hunter2/…",
         "BROKEN" => "hunter2\nhunter3",
         "SHORT" | "NOT_A_URL" => "hunter2",
         _ => return None,

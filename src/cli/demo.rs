@@ -29,7 +29,7 @@ const DIGEST_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug, Args)]
 pub struct Demo {
     /// Where the page is
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8780")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8780", value_parser = an_address)]
     listen: SocketAddr,
     /// The same seed makes the same events
     #[arg(long, default_value_t = 1)]
@@ -39,7 +39,11 @@ pub struct Demo {
 impl Demo {
     pub fn run(self, common: &Common) -> Result<(), Failure> {
         if !self.listen.ip().is_loopback() {
-            let message = format!("--listen {}: the page has no login, so it is for loopback only", self.listen);
+            let port = self.listen.port();
+            let message = format!(
+                "--listen {}: the page has no login, so it is for this machine only; give 127.0.0.1:{port}",
+                self.listen
+            );
             return Err(Failure::new(exit::USAGE, message));
         }
         // The page is what to look at; the log only says what is wrong, unless asked.
@@ -72,6 +76,11 @@ impl Demo {
             ended.map_err(Failure::from)
         })
     }
+}
+
+fn an_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).unwrap_or(8780);
+    text.parse().map_err(|_| format!("give an address of this machine and a port, like 127.0.0.1:{port}"))
 }
 
 /// The example, with every secret answered, every address on this machine, and digests that do not keep one waiting.
@@ -155,4 +164,28 @@ fn welcome(services: &Running, config: &Config) -> String {
         services.page_url(),
         push.unwrap_or_default(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::an_address;
+
+    #[test]
+    fn an_address_needs_a_port() {
+        let cases = [
+            ("127.0.0.1:9000", Ok("127.0.0.1:9000")),
+            ("[::1]:0", Ok("[::1]:0")),
+            ("9000", Err("127.0.0.1:9000")),
+            ("localhost:9000", Err("127.0.0.1:9000")),
+            ("127.0.0.1", Err("127.0.0.1:8780")),
+            ("", Err("127.0.0.1:8780")),
+        ];
+        for (text, expected) in cases {
+            match (an_address(text), expected) {
+                (Ok(address), Ok(expected)) => assert_eq!(address.to_string(), expected),
+                (Err(help), Err(example)) => assert!(help.ends_with(example), "{text}: {help}"),
+                (found, _) => panic!("{text}: {found:?}"),
+            }
+        }
+    }
 }

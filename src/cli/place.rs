@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{Common, Failure, exit};
+use crate::config::problem::reason;
 use crate::model::{Event, EventKey, Timestamp};
 use crate::store::Reader;
 use crate::{catalogue, store};
@@ -91,7 +92,7 @@ pub(super) fn read_event(path: &Path) -> Result<Event, Failure> {
     } else {
         std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut text))
     };
-    read.map_err(|error| Failure::new(exit::UNREACHABLE, format!("{name}: cannot be read: {}", error.kind())))?;
+    read.map_err(|error| Failure::new(exit::UNREACHABLE, format!("{name}: cannot be read: {}", reason(&error))))?;
     let value = serde_json::from_slice(&text).map_err(|error| failed(format!("is not JSON: {error}")))?;
     let mut events = Event::list_from_value(value).map_err(|error| failed(error.to_string()))?;
     match (events.pop(), events.len()) {

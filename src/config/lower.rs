@@ -385,6 +385,17 @@ impl Checker<'_> {
             );
             return None;
         }
+        // A password may be anything.
+        if asked.field != "password" && secret.expose().contains('…') {
+            let title = format!("`{}` still holds the `…` of an example", asked.field);
+            self.report(
+                Problem::error("bad-secret", title),
+                secret_place(field),
+                "the secret from here is not whole",
+                "copy the whole value from the service that gave it to you",
+            );
+            return None;
+        }
         Some(Value::Known(secret))
     }
 
