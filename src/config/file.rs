@@ -412,7 +412,9 @@ pub fn parse(text: &str) -> Result<File, Faults> {
         Ok(None) => Err(fault::empty_file().into()),
         Err(error) => {
             Err(match (fault::of(&error, text), serde_saphyr::from_str_with_options::<Tree>(text, options())) {
-                (fault, Ok(tree)) if fault.code == "wrong-type" => shape::faults(&tree).unwrap_or_else(|| fault.into()),
+                (fault, Ok(tree)) if fault.code == "wrong-type" => {
+                    shape::faults(&tree).unwrap_or_else(|| shape::within_preset(&tree, fault).into())
+                }
                 (fault, _) => fault.into(),
             })
         }

@@ -1,6 +1,9 @@
 //! Why a text cannot be read: what the parser says, in the words of this program's users, and never with a value of the file.
 
 use super::{At, Span};
+use crate::config::problem::quoted;
+use crate::config::secrets::is_plain_name;
+use crate::config::words::nearest;
 
 /// Why the text cannot be read at all. The messages never repeat a value.
 #[derive(Debug)]
@@ -69,6 +72,21 @@ pub(super) fn of(error: &serde_saphyr::Error, text: &str) -> Fault {
             "nothing stands here",
             Some("write a value, or remove the entry"),
         ),
+        E::SerdeUnknownField { field, expected, .. } => preset(
+            format!("{} is no part of a preset here", shown(field)),
+            "unknown field",
+            nearest(field, expected.iter().copied()).map(|near| format!("did you mean `{near}`?")),
+            at,
+        ),
+        E::SerdeMissingField { field, .. } => {
+            preset(format!("this part of a preset has no `{field}`"), "something is missing", None, at)
+        }
+        E::SerdeUnknownVariant { variant, expected, .. } => preset(
+            format!("{} is not known here", shown(variant)),
+            "not known",
+            Some(format!("write one of `{}`", expected.join("`, `"))),
+            at,
+        ),
         E::UnsupportedTag { .. }
         | E::TaggedStructFieldName { .. }
         | E::TaggedScalarCannotDeserializeIntoString { .. } => syntax(
@@ -94,6 +112,19 @@ pub(super) fn of(error: &serde_saphyr::Error, text: &str) -> Fault {
         E::Eof { .. } => syntax("the file ends in the middle of a value".to_owned(), None),
         _ => syntax("this is not YAML that a rules file can hold".to_owned(), None),
     }
+}
+
+pub(super) const PRESET_HELP: &str = "docs/PRESETS.md has all fields of `preset`, and an example";
+
+/// Of what is wrong inside a preset: the only part of the file whose fields others than we ourselves read.
+fn preset(title: String, label: &str, help: Option<String>, at: At) -> Fault {
+    let help = help.unwrap_or_else(|| PRESET_HELP.to_owned());
+    Fault { code: "bad-preset", title, label: label.to_owned(), help, at }
+}
+
+/// A word of the file may be a secret out of its place.
+fn shown(word: &str) -> String {
+    if is_plain_name(word) { quoted(word) } else { "this".to_owned() }
 }
 
 /// The parser's message up to where it would begin to quote the file.
@@ -124,7 +155,8 @@ fn plain_kind(kind: &str) -> &'static str {
     match kind {
         "map" | "mapping" | "mapping start" => "a table",
         "sequence" | "sequence start" => "a list",
-        "string" | "scalar" | "string scalar" => "a text",
+        "string" => "a text",
+        "scalar" | "string scalar" => "a single value",
         "integer" | "floating point" => "a number",
         "boolean" => "a truth value",
         "unit value" | "Option value" | "null" => "nothing",

@@ -6,8 +6,9 @@
 
 use std::net::SocketAddr;
 
+use super::fault::PRESET_HELP;
 use super::read::{Node, Scalar, Tree};
-use super::{Entries, Fault, Faults, File, Many, Reference, Sp, Written};
+use super::{At, Entries, Fault, Faults, File, Many, Reference, Sp, Written};
 use crate::catalogue;
 use crate::config::problem::quoted;
 use crate::config::secrets::is_plain_name;
@@ -90,6 +91,31 @@ pub(super) fn faults(file: &Tree) -> Option<Faults> {
     let list = search.found;
     let spans = names.iter().filter_map(|name| name.at).chain(mentions(file, &names)).collect();
     (!list.is_empty()).then_some(Faults { list, names: spans })
+}
+
+/// Adds the name of the setting to what is wrong inside a preset, whose shapes are not known here.
+pub(super) fn within_preset(file: &Tree, fault: Fault) -> Fault {
+    let Some((name, value)) = fault.at.and_then(|at| innermost(file, at.start)) else { return fault };
+    Fault {
+        title: format!("{}: {}", shown(&name.value), fault.title),
+        label: if fault.at == value.at { format!("this is {}", kind(&value.node)) } else { fault.label },
+        help: PRESET_HELP.to_owned(),
+        ..fault
+    }
+}
+
+/// The innermost field that stands at this place, or has its value there.
+fn innermost(tree: &Tree, start: usize) -> Option<(&Sp<String>, &Tree)> {
+    let starts = |at: At| at.is_some_and(|at| at.start == start);
+    match &tree.node {
+        Node::Nothing | Node::Scalar(..) => None,
+        Node::List(items) => items.iter().find_map(|item| innermost(item, start)),
+        Node::Table(fields) => fields.iter().find_map(|(name, value)| {
+            let is_item = || matches!(&value.node, Node::List(items) if items.iter().any(|item| starts(item.at)));
+            let found = || (starts(name.at) || starts(value.at) || is_item()).then_some((name, value));
+            innermost(value, start).or_else(found)
+        }),
+    }
 }
 
 /// What is looked at.
