@@ -136,8 +136,10 @@ pub fn load_str(text: &str, path: &Path, options: &LoadOptions<'_>) -> Result<Co
     let file = match file::parse(text) {
         Ok(file) => file,
         Err(faults) => {
-            let is_name =
-                |span: &Span| faults.names.iter().any(|name| name.start <= span.start && span.end <= name.end);
+            let is_name = |span: &Span| {
+                let after = faults.names.partition_point(|name| name.start <= span.start);
+                faults.names[..after].last().is_some_and(|name| span.end <= name.end)
+            };
             let guessed = secrets::guess(text).into_iter().filter(|span| !is_name(span));
             let source = problem::Source::new(&name, text, guessed);
             let problem = |fault: file::Fault| {

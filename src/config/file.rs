@@ -395,7 +395,7 @@ pub const LATER: [&str; 6] = ["include", "quiet_hours", "repeat", "silences", "t
 pub struct Faults {
     /// At least one.
     pub list: Vec<Fault>,
-    /// Where names stand that are surely none but the user's names for destinations and sources, and so no secrets.
+    /// Where the user's names for destinations and sources stand, which are no secrets; in the file's order.
     pub names: Vec<Span>,
 }
 

@@ -4,11 +4,12 @@
 //! at the first value of a wrong shape; here all are found at once, with the setting's name and an example to paste. A
 //! value is repeated only where it is plainly what the setting is about: a duration, a destination's name.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use super::fault::PRESET_HELP;
 use super::read::{Node, Scalar, Tree};
-use super::{At, Entries, Fault, Faults, File, Many, Reference, Sp, Written};
+use super::{At, Entries, Fault, Faults, File, Many, Reference, Sp, Span, Written};
 use crate::catalogue;
 use crate::config::problem::quoted;
 use crate::config::secrets::is_plain_name;
@@ -85,12 +86,17 @@ const FAULTS_MAX: usize = 100;
 
 /// Everything of a wrong shape; `None` if nothing is.
 pub(super) fn faults(file: &Tree) -> Option<Faults> {
-    let names = names(file);
-    let mut search = Search { destinations: &names, found: Vec::new() };
+    let keys = names(file);
+    let names = keys.iter().map(|key| key.value.as_str()).collect();
+    let mut search = Search { names: &names, found: Vec::new() };
     search.look(file, &File::SHAPE, &What { name: None, example: "", of: "" });
     let list = search.found;
-    let spans = names.iter().filter_map(|name| name.at).chain(mentions(file, &names)).collect();
-    (!list.is_empty()).then_some(Faults { list, names: spans })
+    if list.is_empty() {
+        return None;
+    }
+    let mut spans: Vec<_> = keys.iter().filter_map(|key| key.at).chain(mentions(file, &names)).collect();
+    spans.sort_unstable_by_key(|span| span.start);
+    Some(Faults { list, names: spans })
 }
 
 /// Adds the name of the setting to what is wrong inside a preset, whose shapes are not known here.
@@ -128,7 +134,8 @@ struct What<'a> {
 }
 
 struct Search<'t> {
-    destinations: &'t [&'t Sp<String>],
+    /// Of sources and destinations.
+    names: &'t HashSet<&'t str>,
     found: Vec<Fault>,
 }
 
@@ -246,7 +253,7 @@ impl Search<'_> {
         };
         let all = |good: &dyn Fn(&str) -> bool| !items.is_empty() && items.iter().all(|item| good(item));
         let one = (!is_list).then(|| items.first().copied()).flatten();
-        let is_destination = |text: &str| self.destinations.iter().any(|name| name.value == text);
+        let is_destination = |text: &str| self.names.contains(text);
         let is_duration = |text: &str| humantime::parse_duration(text).is_ok();
         let quoted = || items.iter().map(|item| format!("\"{item}\"")).collect::<Vec<_>>().join(", ");
         match (name, one) {
@@ -326,9 +333,9 @@ fn names(file: &Tree) -> Vec<&Sp<String>> {
 }
 
 /// Where these names stand as values.
-fn mentions<'t>(tree: &'t Tree, names: &'t [&Sp<String>]) -> Vec<super::Span> {
+fn mentions(tree: &Tree, names: &HashSet<&str>) -> Vec<Span> {
     match &tree.node {
-        Node::Scalar(_, text) if names.iter().any(|name| name.value == *text) => tree.at.into_iter().collect(),
+        Node::Scalar(_, text) if names.contains(text.as_str()) => tree.at.into_iter().collect(),
         Node::Scalar(..) | Node::Nothing => Vec::new(),
         Node::List(items) => items.iter().flat_map(|item| mentions(item, names)).collect(),
         Node::Table(fields) => fields.iter().flat_map(|(_, value)| mentions(value, names)).collect(),
