@@ -242,7 +242,11 @@ fn skeleton(channel: Channel, content: &Content) -> Value {
             assert!(subject.chars().count() <= 220 && !subject.contains("=?"), "{subject}");
             for text in [subject, text, html.as_deref().unwrap_or_default()] {
                 // Behind a bracket of the text's own, slashes begin no address either.
-                let text = text.replace("[//", "[");
+                let mut text = text.replace("[//", "[");
+                // A scheme at the end of a cell or a title, where a value is cut, joins nothing.
+                for scheme in ["javascript", "mailto", "tel"] {
+                    text = text.replace(&format!("{scheme}:<"), "<").replace(&format!("{scheme}:\""), "\"");
+                }
                 for address in
                     ["evil.example", "evil.museum", "www.evil", "💩.la", "javascript:", "mailto:", "tel:", "//evil"]
                 {
