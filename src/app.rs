@@ -316,13 +316,16 @@ impl App {
         }
     }
 
-    /// Sources first, then what is under way, then the store. A second signal, or the deadline, ends it at once.
+    /// Nothing more is started; sources first, then what is under way, then the store. A second signal, or the deadline, ends
+    /// it at once.
     async fn stop(mut self, signals: &mut Signals) {
         self.ready.store(false, Ordering::Release);
         self.upkeep_stop.cancel();
         lifecycle::tell_stopping();
         tracing::info!("stopping: no new events are taken, attempts under way may end");
         let deadline = Instant::now() + DRAIN;
+        // Sources may take some seconds to end, and what would be started meanwhile would have as much less time to end.
+        self.dispatcher.stop();
         let drained = async {
             self.sources.stop().await;
             self.dispatcher.drain().await;

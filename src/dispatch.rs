@@ -261,12 +261,17 @@ impl Dispatcher {
         Ok(limits)
     }
 
-    /// Starts nothing more and returns when all that is under way is settled. Safe to drop: what is then unsettled is taken
-    /// up by the next start, marked as possibly sent.
-    pub async fn drain(self) {
+    /// Starts nothing more. What comes meanwhile waits in the store.
+    pub fn stop(&self) {
         for lane in self.lanes.values() {
             lane.stop.cancel();
         }
+    }
+
+    /// Starts nothing more and returns when all that is under way is settled. Safe to drop: what is then unsettled is taken
+    /// up by the next start, marked as possibly sent.
+    pub async fn drain(self) {
+        self.stop();
         self.tasks.close();
         self.tasks.wait().await;
     }

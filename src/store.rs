@@ -316,7 +316,7 @@ impl Opened {
         schema::check_if_suspect(&connection, path)?;
         schema::migrate(&mut connection, path)?;
         let clean = schema::meta(&connection, schema::CLEAN).map_err(failed)? != Some(0);
-        let boot = outbox::start_boot(&mut connection, now).map_err(failed)?;
+        let boot = outbox::start_boot(&mut connection, clean, now).map_err(failed)?;
         let instance = schema::instance(&connection).map_err(failed)?;
         let last_rows = schema::last_rows(&connection).map_err(failed)?;
         Ok(Self { connection, reader: open_reader(path)?, instance, boot, clean, last_rows })

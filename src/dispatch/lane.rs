@@ -547,7 +547,7 @@ impl Lane {
             self.shared.tell.moved(&settings.name, &fallback.to, moved);
             let done = seen == self.handed && moved == 0;
             self.handed = seen;
-            if done || self.settings.has_changed().unwrap_or(true) {
+            if done || self.stop.is_cancelled() || self.settings.has_changed().unwrap_or(true) {
                 let young = young.map(|since| since.plus(after));
                 return Ok(young.into_iter().chain(closed.next).min());
             }

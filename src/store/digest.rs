@@ -44,6 +44,8 @@ const READ_AT_ONCE: i64 = 500;
 const BYTES_AT_ONCE: usize = 1024 * 1024;
 /// Deliveries folded in one transaction.
 const FOLDED_AT_ONCE: usize = 1_000;
+/// Batches made ready in one transaction: everybody waits for it.
+const CLOSED_AT_ONCE: usize = 1_000;
 
 impl Store {
     /// The first events of a digest. Those that were damaged on disk are left out.
@@ -125,7 +127,7 @@ pub struct Closed {
     pub next: Option<Timestamp>,
 }
 
-/// Makes the batches whose time has come ready to be sent.
+/// Makes the batches whose time has come ready to be sent, some at a time: if there are more, the next one's time is now.
 pub(super) fn close_held(work: &mut Work<'_>, via: i64, now: Timestamp) -> rusqlite::Result<Closed> {
     let mut find = work.db.prepare_cached(
         "SELECT id, destination, due_at FROM delivery INDEXED BY delivery_held WHERE via = ?1 AND state = 6 ORDER BY due_at",
@@ -135,8 +137,8 @@ pub(super) fn close_held(work: &mut Work<'_>, via: i64, now: Timestamp) -> rusql
     let mut rows = find.query([via])?;
     while let Some(row) = rows.next()? {
         let at = outbox::timestamp(row, 2)?;
-        if at > now {
-            next = Some(at);
+        if at > now || due.len() == CLOSED_AT_ONCE {
+            next = Some(at.max(now));
             break;
         }
         due.push((row.get::<_, i64>(0)?, row.get(1)?));

@@ -332,8 +332,9 @@ pub(super) fn enqueue(
 }
 
 /// Counts the boot. Whatever an earlier process was sending may have been sent: it becomes ready at once, marked so. What
-/// was being sent at each of several ends in a row may be their cause, and is set aside.
-pub(super) fn start_boot(connection: &mut Connection, now: Timestamp) -> rusqlite::Result<i64> {
+/// was being sent at each of several ends in a row may be their cause, and is set aside; but not if the process closed the
+/// store (`clean`), as it does when a destination has not answered by the deadline of a stop.
+pub(super) fn start_boot(connection: &mut Connection, clean: bool, now: Timestamp) -> rusqlite::Result<i64> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let boot = transaction.query_row(
         "INSERT INTO meta (name, value) VALUES ('boot', 1)
@@ -347,7 +348,7 @@ pub(super) fn start_boot(connection: &mut Connection, now: Timestamp) -> rusqlit
     let mut tally = Tally::default();
     for (row, destination, via, crashes) in interrupted(&transaction)? {
         end_interrupted(&transaction, row, via, boot, now)?;
-        let crashes = crashes + 1;
+        let crashes = if clean { crashes } else { crashes + 1 };
         let state = if crashes >= CRASHES_MAX { State::Dead } else { State::Ready };
         let reason = match state {
             State::Dead => format!("quarantined: the relay ended {crashes} times in a row while it was sending this"),
@@ -518,7 +519,8 @@ fn record_attempt(db: &Connection, via: i64, boot: i64, ended: &Ended) -> rusqli
     // A good answer needs no words.
     let detail = (report.outcome != Outcome::Delivered).then_some(report.detail.as_str());
     db.prepare_cached(
-        "INSERT INTO attempt (delivery, number, destination, boot, started_at, ended_at, outcome, status, detail)
+        // A number that is there already was damaged; that must not keep the answer from being recorded.
+        "INSERT OR REPLACE INTO attempt (delivery, number, destination, boot, started_at, ended_at, outcome, status, detail)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?
     .execute(params![
