@@ -73,6 +73,11 @@ struct InForce {
 }
 
 impl InForce {
+    /// Those of its own limits and of those that it shares.
+    fn windows(&self) -> Vec<Window> {
+        self.limits.iter().copied().chain(self.shared.iter().flat_map(|shared| shared.windows())).collect()
+    }
+
     fn is_paced(&self) -> bool {
         !self.limits.is_empty() || !self.shared.is_empty()
     }

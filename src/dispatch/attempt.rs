@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use tokio::sync::oneshot;
 
-use super::lateness::{self, Known};
+use super::lateness::{self, Known, Pause};
 use super::{InForce, Sender, Shared};
 use crate::model::delivery::{Code, Kind};
 use crate::model::{Content, DeliveryId, Event, Health, Mention, Message, Outcome, Report, Timestamp};
@@ -23,8 +23,9 @@ pub(super) struct Attempt {
     pub claimed: Claimed,
     /// Of a delivery that is on its way to the disk: nothing is sent before it is there.
     pub kept: Option<oneshot::Receiver<()>>,
-    /// As it was when the attempt started.
+    /// As they were when the attempt started.
     pub health: Health,
+    pub pause: Option<Pause>,
 }
 
 /// How an attempt ended.
@@ -95,7 +96,8 @@ impl Attempt {
         let known = Known {
             destination: self.settings.name.as_str(),
             health: &self.health,
-            limits: &self.settings.limits,
+            pause: self.pause.as_ref(),
+            limits: &self.settings.windows(),
             zone: &self.settings.audience.zone,
             opened_at: self.shared.store.opened_at(),
         };

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::{Attempt, Attempted};
 use super::breaker::{Breaker, Change, Gate};
 use super::concurrency::Concurrency;
+use super::lateness::Pause;
 use super::limits::{Limits, Tickets};
 use super::step::{Circumstances, next_step};
 use super::{InForce, Shared};
@@ -34,8 +35,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 const FOLD_EVERY: Duration = Duration::from_secs(1);
 /// Chat and mail are slow; remembering their sends costs nothing, and limits that come later know of them.
 const REMEMBER_MIN: Duration = Duration::from_hours(1);
-/// "Others are taken": within this time.
-const RECENT: Duration = Duration::from_hours(1);
 
 pub(super) struct Lane {
     shared: Shared,
@@ -49,6 +48,8 @@ pub(super) struct Lane {
     hold_until: Timestamp,
     /// Throttled answers in a row.
     pauses: u32,
+    /// What the destination asked for last.
+    pause: Option<Pause>,
     last_delivered: Option<Timestamp>,
     under_way: JoinSet<Attempted>,
     pending: HashMap<Id, Pending>,
@@ -62,6 +63,8 @@ pub(super) struct Lane {
     hold_changed: bool,
     /// The fallback that has been given something in this process.
     fell_to: Option<DestinationName>,
+    /// It takes messages again since the last turn.
+    recovered: bool,
     /// How far deliveries have been looked at for the fallback in this outage.
     handed: i64,
     folded_at: Option<Timestamp>,
@@ -115,6 +118,7 @@ impl Lane {
             concurrency: Concurrency::new(slots),
             hold_until: Timestamp::default(),
             pauses: 0,
+            pause: None,
             last_delivered: None,
             under_way: JoinSet::new(),
             pending: HashMap::new(),
@@ -124,6 +128,7 @@ impl Lane {
             health_changed: false,
             hold_changed: false,
             fell_to: None,
+            recovered: false,
             handed: 0,
             folded_at: None,
             store_failures: 0,
@@ -370,7 +375,8 @@ impl Lane {
             ..turn
         };
         let taken = self.shared.store.turn(self.subscription.outlet, turn, now).await;
-        if taken.is_ok() {
+        if let Ok(taken) = &taken {
+            self.shared.tell.moved_singly(&self.settings.borrow().name, taken.moved);
             self.hold_changed = false;
             self.health_changed = false;
         } else {
@@ -423,6 +429,7 @@ impl Lane {
             claimed: claimed.clone(),
             kept,
             health: self.breaker.health().clone(),
+            pause: self.pause.clone(),
         };
         let task = self.under_way.spawn(attempt.run());
         self.pending.insert(task.id(), Pending { claimed, tickets: Some(tickets) });
@@ -467,22 +474,25 @@ impl Lane {
         let settings = Arc::clone(&self.settings.borrow());
         let about = Circumstances {
             health: self.breaker.health(),
-            others_pass: self.last_delivered.is_some_and(|at| now.since(at) < RECENT),
+            last_delivered: self.last_delivered,
             pauses: self.pauses,
             fallback: settings.fallback.as_ref(),
             now,
             random,
         };
         let mut step = next_step(&claimed, &report, &about);
-        if crashed && let Settlement::Again { may_repeat, .. } = &mut step.settlement {
+        if crashed
+            && let Settlement::Again { may_repeat, .. } | Settlement::Fallback { may_repeat, .. } = &mut step.settlement
+        {
             // Nobody knows how far it got.
             *may_repeat = true;
         }
         if let Some(hold) = step.hold {
             self.hold_until = self.hold_until.max(hold);
             self.hold_changed = true;
+            self.pause = Some(Pause { until: self.hold_until, why: report.detail.clone() });
         }
-        if matches!(step.settlement, Settlement::Again { .. }) {
+        if matches!(step.settlement, Settlement::Again { .. } | Settlement::Fallback { .. }) {
             // While it was under way it could not be moved, and others behind it may have been.
             self.handed = self.handed.min(claimed.row - 1);
         }
@@ -516,6 +526,7 @@ impl Lane {
         self.handed = 0;
         if change == Change::Closed {
             self.concurrency.restart();
+            self.recovered = true;
         }
         self.shared.tell.health(&settings.name, change, self.breaker.health(), settings.fallback.as_ref());
     }
@@ -524,6 +535,11 @@ impl Lane {
     async fn fall_back(&mut self, settings: &InForce, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         let Some(fallback) = &settings.fallback else { return Ok(None) };
         let after = match self.breaker.health().condition {
+            // It has only asked for pauses for so long: that may as well be an outage.
+            Condition::Taking if self.pauses > 0 || self.hold_until > now => match self.last_delivered {
+                Some(at) if now.since(at) < fallback.after => return Ok(Some(at.plus(fallback.after))),
+                _ => fallback.after,
+            },
             Condition::Taking => return Ok(None),
             Condition::Failing => fallback.after,
             Condition::Refusing => Duration::ZERO,
@@ -531,7 +547,11 @@ impl Lane {
         // What has just ended must be on record as waiting before it can be moved.
         self.record().await?;
         let from = self.subscription.outlet.destination;
-        let why = self.breaker.health().reason.clone().unwrap_or_default();
+        let why = match (self.breaker.health().condition, &self.pause) {
+            (Condition::Taking, Some(pause)) => pause.why.clone(),
+            (Condition::Taking, None) => "it asked for a pause".to_owned(),
+            _ => self.breaker.health().reason.clone().unwrap_or_default(),
+        };
         if self.breaker.health().condition == Condition::Refusing && !self.breaker.health().noticed {
             self.shared.store.notify(from, fallback.to.clone(), why.clone(), now).await?;
             self.breaker.noticed();
@@ -554,7 +574,7 @@ impl Lane {
         }
     }
 
-    /// What an earlier fallback has not sent yet is this destination's again.
+    /// What an earlier fallback has not sent yet is this destination's again, and what the present one cannot send.
     async fn bring_home(&mut self, settings: &InForce) -> Result<(), StoreError> {
         let present = settings.fallback.as_ref().map(|fallback| &fallback.to);
         if let Some(former) = self.fell_to.clone().filter(|former| present != Some(former)) {
@@ -562,6 +582,14 @@ impl Lane {
             self.shared.store.bring_home(former, Some(own), now).await?;
             self.fell_to = None;
         }
+        // What waits there for want of anything better need not wait any longer.
+        if self.recovered
+            && let Some(fallback) = present
+        {
+            let (own, now) = (self.subscription.outlet.destination, self.shared.clock.now());
+            self.shared.store.bring_home_from_sick(own, fallback.clone(), now).await?;
+        }
+        self.recovered = false;
         Ok(())
     }
 

@@ -13,11 +13,21 @@ const LATE: Duration = Duration::from_mins(10);
 pub(super) struct Known<'a> {
     pub destination: &'a str,
     pub health: &'a Health,
+    /// The last that the destination asked for.
+    pub pause: Option<&'a Pause>,
     pub limits: &'a [Window],
     /// When this process began.
     pub opened_at: Timestamp,
     /// In which times are told.
     pub zone: &'a Zone,
+}
+
+/// What a destination asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pause {
+    pub until: Timestamp,
+    /// Its answer.
+    pub why: String,
 }
 
 /// `None` if it is not late, or nobody knows why.
@@ -37,6 +47,12 @@ pub(super) fn why(claimed: &Claimed, known: &Known<'_>, now: Timestamp) -> Optio
     }
     if known.opened_at.since(received) >= LATE {
         return Some(format!("the relay was not running until {}", clock(known.opened_at)));
+    }
+    // One that ended soon after the message came is not what it waited for most of the time.
+    if let Some(Pause { until, why }) = known.pause
+        && until.since(received) * 2 >= now.since(received)
+    {
+        return Some(format!("{name} asked for a pause until {}: {why}", clock(*until)));
     }
     if claimed.failures > 0 {
         return Some(format!("{} earlier attempts failed", claimed.failures));
@@ -72,8 +88,31 @@ mod tests {
         limits: &[Window],
         opened_at: Timestamp,
     ) -> Option<String> {
+        told_with(received, failures, health, (None, limits), opened_at)
+    }
+
+    fn told_with(
+        received: Timestamp,
+        failures: u32,
+        health: &Health,
+        (pause, limits): (Option<&Pause>, &[Window]),
+        opened_at: Timestamp,
+    ) -> Option<String> {
         let claimed = Claimed { failures, ..Claimed::sample(received) };
-        why(&claimed, &Known { destination: "chat", health, limits, opened_at, zone: &Zone::utc() }, NOW)
+        why(&claimed, &Known { destination: "chat", health, pause, limits, opened_at, zone: &Zone::utc() }, NOW)
+    }
+
+    #[test]
+    fn a_pause_that_took_most_of_the_time_is_the_reason() {
+        let limits = ["1/1s".parse().unwrap()];
+        let told = |until| {
+            let pause = Pause { until: ago(until), why: "HTTP 429".to_owned() };
+            told_with(ago(40), 0, &Health::default(), (Some(&pause), &limits), ago(99_999)).unwrap()
+        };
+        assert_eq!(told(1), "chat asked for a pause until 22:12 UTC: HTTP 429");
+        assert_eq!(told(20), "chat asked for a pause until 21:53 UTC: HTTP 429");
+        assert_eq!(told(21), "more came than chat may be sent (1/1s)");
+        assert_eq!(told(50), "more came than chat may be sent (1/1s)", "it was over before the event came");
     }
 
     #[test]
@@ -117,6 +156,7 @@ mod tests {
         let known = Known {
             destination: "chat",
             health: &Health::default(),
+            pause: None,
             limits: &[],
             opened_at: ago(99),
             zone: &Zone::named("Europe/Berlin").unwrap(),

@@ -18,6 +18,8 @@ pub const GIVE_UP_AFTER: Duration = Duration::from_hours(14 * 24);
 pub const ALONE_MAX: u32 = 10;
 /// A delivery that was the probe so often in a row lets another one try: its own content may be what fails.
 const PROBES_IN_A_ROW: i64 = 5;
+/// "Other messages are taken": within this time.
+const RECENT: Duration = Duration::from_hours(1);
 /// A throttled destination is left alone at least this long, whatever it asks for.
 const THROTTLED_MIN: Duration = Duration::from_secs(1);
 /// Times are cut to milliseconds; a wait must not end a fraction early.
@@ -28,14 +30,20 @@ const RESOLUTION: Duration = Duration::from_millis(1);
 pub struct Circumstances<'a> {
     /// How the destination does, this answer included.
     pub health: &'a Health,
-    /// The destination took other messages within the last hour.
-    pub others_pass: bool,
+    /// When the destination last took a message, as far as this process knows.
+    pub last_delivered: Option<Timestamp>,
     /// Throttled answers in a row.
     pub pauses: u32,
     pub fallback: Option<&'a Fallback>,
     pub now: Timestamp,
     /// From 0 to 1.
     pub random: f64,
+}
+
+impl Circumstances<'_> {
+    fn took_one_within(&self, span: Duration) -> bool {
+        self.last_delivered.is_some_and(|at| self.now.since(at) < span)
+    }
 }
 
 /// What to record of an attempt.
@@ -49,7 +57,8 @@ pub struct Step {
 pub fn next_step(claimed: &Claimed, report: &Report, about: &Circumstances<'_>) -> Step {
     let now = about.now;
     let alone = |settlement| Step { settlement, hold: None };
-    let dead = |reason: String| alone(Settlement::Dead { reason });
+    // What would be given up goes to the fallback first, whatever its age.
+    let dead = |reason: String| alone(fallen_back(claimed, report, about, Duration::ZERO, Settlement::Dead { reason }));
     match &report.outcome {
         Outcome::Delivered => alone(Settlement::Delivered),
         // The content is good: it was only to be an answer to something that is gone. The next attempt begins the thread anew.
@@ -67,12 +76,19 @@ pub fn next_step(claimed: &Claimed, report: &Report, about: &Circumstances<'_>) 
         // time of its own would keep it waiting when a reload has mended the destination.
         Outcome::RefusedDestination => {
             let again = Settlement::Again { at: now, counts: false, may_repeat: false, plain: false };
-            alone(handed_over(claimed, report, about, Duration::ZERO, now, false).unwrap_or(again))
+            alone(fallen_back(claimed, report, about, Duration::ZERO, again))
         }
         Outcome::Throttled { wait } => {
             let wait = wait.unwrap_or_else(|| PAUSE.wait(about.pauses, about.random)).max(THROTTLED_MIN);
             let until = now.plus(wait).plus(RESOLUTION);
-            let settlement = Settlement::Again { at: until, counts: false, may_repeat: false, plain: false };
+            let again = Settlement::Again { at: until, counts: false, may_repeat: false, plain: false };
+            // One that is slow gets there; one that has only asked for pauses, for so long, may as well be down.
+            let settlement = match about.fallback {
+                Some(fallback) if !about.took_one_within(fallback.after) => {
+                    fallen_back(claimed, report, about, fallback.after, again)
+                }
+                _ => again,
+            };
             Step { settlement, hold: Some(until) }
         }
         Outcome::Transient | Outcome::Ambiguous => alone(failed(claimed, report, about)),
@@ -88,32 +104,42 @@ fn failed(claimed: &Claimed, report: &Report, about: &Circumstances<'_>) -> Sett
         let probe_at = about.health.probe_at.max(now);
         let another = claimed.number % PROBES_IN_A_ROW == 0;
         let at = if another { probe_at.plus(probe_at.since(now)).plus(RESOLUTION) } else { now };
-        let again = Settlement::Again { at, counts: false, may_repeat, plain: false };
-        return handed_over(claimed, report, about, after, at, false).unwrap_or(again);
+        return fallen_back(
+            claimed,
+            report,
+            about,
+            after,
+            Settlement::Again { at, counts: false, may_repeat, plain: false },
+        );
     }
     let failures = claimed.failures.saturating_add(1);
-    if about.others_pass && failures >= ALONE_MAX {
+    if about.took_one_within(RECENT) && failures >= ALONE_MAX {
         let reason = format!("failed {failures} times while other messages were taken: {}", report.detail);
-        return Settlement::Dead { reason };
+        return fallen_back(claimed, report, about, Duration::ZERO, Settlement::Dead { reason });
     }
     let at = now.plus(RETRY.wait(failures, about.random));
-    let again = Settlement::Again { at, counts: true, may_repeat, plain: false };
-    handed_over(claimed, report, about, after, at, true).unwrap_or(again)
+    fallen_back(claimed, report, about, after, Settlement::Again { at, counts: true, may_repeat, plain: false })
 }
 
 /// To the fallback, if there is one, the delivery is that old, and it has not come that way already.
-fn handed_over(
+fn fallen_back(
     claimed: &Claimed,
     report: &Report,
     about: &Circumstances<'_>,
     after: Duration,
-    at: Timestamp,
-    counts: bool,
-) -> Option<Settlement> {
-    let fallback =
-        about.fallback.filter(|_| claimed.moved.is_none() && about.now.since(claimed.created_at) >= after)?;
-    let (to, why) = (fallback.to.clone(), report.detail.clone());
-    Some(Settlement::Fallback { to, why, may_repeat: report.outcome == Outcome::Ambiguous, at, counts })
+    otherwise: Settlement,
+) -> Settlement {
+    match about.fallback {
+        Some(Fallback { to, .. }) if claimed.moved.is_none() && about.now.since(claimed.created_at) >= after => {
+            Settlement::Fallback {
+                to: to.clone(),
+                why: report.detail.clone(),
+                may_repeat: report.outcome == Outcome::Ambiguous,
+                otherwise: Box::new(otherwise),
+            }
+        }
+        _ => otherwise,
+    }
 }
 
 #[cfg(test)]
@@ -141,7 +167,7 @@ mod tests {
     }
 
     fn about(health: &Health) -> Circumstances<'_> {
-        Circumstances { health, others_pass: false, pauses: 1, fallback: None, now: NOW, random: 1.0 }
+        Circumstances { health, last_delivered: None, pauses: 1, fallback: None, now: NOW, random: 1.0 }
     }
 
     fn step(claimed: &Claimed, outcome: Outcome, about: &Circumstances<'_>) -> Step {
@@ -207,7 +233,7 @@ mod tests {
         let health = well();
         let last = claimed(ALONE_MAX - 1, false, Duration::from_hours(1));
         assert!(matches!(step(&last, Outcome::Transient, &about(&health)).settlement, Settlement::Again { .. }));
-        let alone = Circumstances { others_pass: true, ..about(&health) };
+        let alone = Circumstances { last_delivered: Some(NOW.minus(Duration::from_mins(59))), ..about(&health) };
         let Settlement::Dead { reason } = step(&last, Outcome::Transient, &alone).settlement else { panic!("kept") };
         assert_eq!(reason, "failed 10 times while other messages were taken: words");
         let earlier = claimed(ALONE_MAX - 2, false, Duration::from_hours(1));
@@ -226,16 +252,61 @@ mod tests {
             to: "mail".into(),
             why: "words".into(),
             may_repeat: true,
-            at: later(2_000),
-            counts: true,
+            otherwise: Box::new(again(2_000, true, true, false)),
         };
         assert_eq!(step(&old, Outcome::Ambiguous, &about).settlement, expected);
         // Where nothing will pass until somebody acts, at once.
         let refused = step(&young, Outcome::RefusedDestination, &about).settlement;
-        assert!(matches!(refused, Settlement::Fallback { counts: false, .. }), "{refused:?}");
+        assert_eq!(otherwise(refused), Some(again(0, false, false, false)));
         let moved = crate::store::Moved { from: "chat".into(), why: String::new() };
         let moved = Claimed { moved: Some(moved), ..old };
         assert!(matches!(step(&moved, Outcome::Transient, &about).settlement, Settlement::Again { .. }));
+    }
+
+    /// What follows where the fallback does not take it; `None` if it does not go there.
+    fn otherwise(settlement: Settlement) -> Option<Settlement> {
+        if let Settlement::Fallback { otherwise, .. } = settlement { Some(*otherwise) } else { None }
+    }
+
+    #[test]
+    fn nothing_is_given_up_that_the_fallback_has_not_seen() {
+        let health = well();
+        let fallback = Fallback { to: "mail".into(), after: Duration::from_hours(1) };
+        let about = Circumstances { fallback: Some(&fallback), last_delivered: Some(NOW), ..about(&health) };
+        let cases = [
+            (claimed(ALONE_MAX - 1, false, Duration::from_secs(60)), Outcome::Transient),
+            (claimed(0, true, Duration::ZERO), Outcome::RefusedContent),
+            (claimed(0, false, GIVE_UP_AFTER), Outcome::Throttled { wait: None }),
+        ];
+        for (claimed, outcome) in cases {
+            let first = step(&claimed, outcome.clone(), &about).settlement;
+            assert!(matches!(otherwise(first), Some(Settlement::Dead { .. })), "{outcome:?}");
+            let moved = crate::store::Moved { from: "chat".into(), why: String::new() };
+            let moved = Claimed { moved: Some(moved), ..claimed };
+            let last = step(&moved, outcome.clone(), &about).settlement;
+            assert!(matches!(last, Settlement::Dead { .. }), "{outcome:?}");
+        }
+    }
+
+    /// One that takes messages now and then is slow, and gets there.
+    #[test]
+    fn pauses_without_an_end_are_an_outage_for_the_fallback() {
+        let health = well();
+        let fallback = Fallback { to: "mail".into(), after: Duration::from_mins(5) };
+        let throttled = || Outcome::Throttled { wait: Some(Duration::from_secs(3)) };
+        let settled = |age, last_delivered: Option<u64>| {
+            let last_delivered = last_delivered.map(|seconds| NOW.minus(Duration::from_secs(seconds)));
+            let about = Circumstances { fallback: Some(&fallback), last_delivered, ..about(&health) };
+            step(&claimed(0, false, Duration::from_secs(age)), throttled(), &about)
+        };
+        for (age, last_delivered, falls) in
+            [(299, None, false), (300, None, true), (300, Some(300), true), (9_999, Some(299), false)]
+        {
+            let found = settled(age, last_delivered);
+            assert_eq!(found.hold, Some(later(3_001)));
+            let expected = falls.then(|| again(3_001, false, false, false));
+            assert_eq!(otherwise(found.settlement), expected, "{age} {last_delivered:?}");
+        }
     }
 
     #[test]
@@ -288,7 +359,8 @@ mod tests {
             let moved = moved.then(|| crate::store::Moved { from: "chat".into(), why: String::new() });
             let claimed = Claimed { number, moved: moved.clone(), ..claimed(failures, plain, age) };
             let circumstances = Circumstances {
-                others_pass, pauses, random, fallback: falls_back.then_some(&fallback), ..about(&health)
+                last_delivered: others_pass.then_some(NOW), pauses, random, fallback: falls_back.then_some(&fallback),
+                ..about(&health)
             };
             let found = step(&claimed, outcome.clone(), &circumstances);
             match found.settlement {
@@ -302,9 +374,10 @@ mod tests {
                     prop_assert!(at >= NOW && at.since(NOW) <= limit);
                     prop_assert_eq!(may_repeat, outcome == Outcome::Ambiguous);
                 }
-                Settlement::Fallback { may_repeat, .. } => {
+                Settlement::Fallback { may_repeat, otherwise, .. } => {
                     let soon = outcome == Outcome::RefusedDestination;
-                    prop_assert!(moved.is_none() && falls_back && (soon || age >= fallback.after));
+                    let last = matches!(*otherwise, Settlement::Dead { .. });
+                    prop_assert!(moved.is_none() && falls_back && (soon || last || age >= fallback.after));
                     prop_assert_eq!(may_repeat, outcome == Outcome::Ambiguous);
                 }
                 Settlement::NotStarted => prop_assert!(false, "it was"),

@@ -59,7 +59,7 @@ impl Tell {
             ),
             Settlement::Fallback { to, .. } => tracing::warn!(
                 destination.name = %name, delivery.code = %code, attempt.outcome = outcome,
-                "attempt {number} of {code} to {name}: {detail}; {to} is told instead",
+                "attempt {number} of {code} to {name}: {detail}; {to} is told, instead or anyway",
             ),
             Settlement::Dead { reason } => tracing::error!(
                 destination.name = %name, delivery.code = %code, attempt.outcome = outcome,
@@ -97,6 +97,13 @@ impl Tell {
                 tracing::info!(destination.name = %name, "{name} takes messages again, after {}", shown(down));
             }
             (Change::Waits | Change::None, _) => {}
+        }
+    }
+
+    /// Attempts that ended with the fallback; [`answer`](Self::answer) has told of each.
+    pub(super) fn moved_singly(&self, from: &DestinationName, moved: usize) {
+        if moved > 0 {
+            self.0.moved_to_fallback(from, moved);
         }
     }
 

@@ -206,6 +206,7 @@ async fn nothing_is_sent_of_what_is_not_on_disk() {
             claimed: Claimed { what, ..Claimed::sample(scene.clock.now()) },
             kept: Some(kept),
             health: Health::default(),
+            pause: None,
         };
         let attempt = tokio::spawn(attempt.run());
         assert!(timeout(A_WHILE, scene.sent.recv()).await.is_err(), "sent before the commit");

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::outbox::{destination_id, known_id, timestamp};
+use super::outbox::{destination_id, is_taking, known_id, timestamp};
 use super::queue::lanes;
 use super::{Store, StoreError, checksum, digest};
 use crate::model::delivery::{Kind, LaneKey, State};
@@ -31,7 +31,7 @@ const MOVED_AT_ONCE: i64 = 500;
 
 impl Store {
     /// Gives what `from` owes to `to` to send, in steps: deliveries that became owed at or before `before`, but not those
-    /// whose event `to` is owed itself.
+    /// whose events `to` is owed itself; and none while `to` takes nothing either.
     pub async fn move_to_fallback(
         &self,
         from: i64,
@@ -41,7 +41,12 @@ impl Store {
         now: Timestamp,
     ) -> Result<Handed, StoreError> {
         let looking = to.clone();
-        let (rows, handed) = self.read(move |db| movable(db, from, looking.as_str(), which)).await?;
+        let looking = move |db: &Connection| match known_id(db, looking.as_str())? {
+            Some(to) if !is_taking(db, to)? => Ok((Vec::new(), Handed { seen: which.after, ..Handed::default() })),
+            // A destination that nothing was ever owed to has no number.
+            to => movable(db, from, to.unwrap_or(0), which),
+        };
+        let (rows, handed) = self.read(looking).await?;
         if rows.is_empty() {
             return Ok(handed);
         }
@@ -62,6 +67,21 @@ impl Store {
             Ok(handed)
         })
         .await
+    }
+
+    /// What one destination has given to its fallback comes home if that takes nothing now; for one that takes messages again.
+    pub async fn bring_home_from_sick(
+        &self,
+        home: i64,
+        fallback: DestinationName,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let name = fallback.clone();
+        let is_sick = move |db: &Connection| match known_id(db, name.as_str())? {
+            Some(fallback) => Ok(!is_taking(db, fallback)?),
+            None => Ok(false),
+        };
+        if self.read(is_sick).await? { self.bring_home(fallback, Some(home), now).await } else { Ok(()) }
     }
 
     /// Gives back to their own destinations what waits at fallbacks that are not among these any more.
@@ -141,14 +161,23 @@ const AWAY: &str = "SELECT id FROM delivery INDEXED BY delivery_away
      LIMIT ?3";
 const WAITING_IN_LANE: &str = "SELECT id FROM delivery INDEXED BY delivery_ready
      WHERE via = ?1 AND state = 0 AND lane = ?2 AND id > ?3 ORDER BY id LIMIT ?4";
-const MOVABLE: &str = "SELECT d.created_at, d.destination = d.via AND d.kind <> 3
-        AND NOT EXISTS (SELECT 1 FROM delivery o JOIN destination n ON n.id = o.destination
-                        WHERE o.event = d.event AND n.name = ?2)
-     FROM delivery d WHERE d.id = ?1";
+const MOVABLE: &str = "SELECT created_at, destination = via AND kind <> 3 FROM delivery WHERE id = ?1";
+/// An event that the destination is owed itself, and a digest of nothing else.
+const TOLD: &str = "SELECT CASE kind
+        WHEN 0 THEN EXISTS (SELECT 1 FROM delivery o WHERE o.event = d.event AND o.destination = ?2)
+        ELSE NOT EXISTS (SELECT 1 FROM delivery m INDEXED BY delivery_digest WHERE m.digest = d.id AND NOT EXISTS
+                            (SELECT 1 FROM delivery o WHERE o.event = m.event AND o.destination = ?2))
+        END
+     FROM delivery d WHERE id = ?1";
+
+/// Whether the destination is told all that the delivery tells in any case.
+pub(super) fn is_told(db: &Connection, row: i64, to: i64) -> rusqlite::Result<bool> {
+    db.prepare_cached(TOLD)?.query_row([row, to], |row| row.get(0))
+}
 
 /// The next deliveries that may be moved. Asked lane by lane, as the index has them: with a backlog of a million, to sort all
 /// of it for each step would take hours.
-fn movable(db: &Connection, from: i64, to: &str, which: Movable) -> rusqlite::Result<(Vec<i64>, Handed)> {
+fn movable(db: &Connection, from: i64, to: i64, which: Movable) -> rusqlite::Result<(Vec<i64>, Handed)> {
     let mut waiting = db.prepare_cached(WAITING_IN_LANE)?;
     let mut rows: Vec<i64> = Vec::new();
     for lane in lanes(db, from)? {
@@ -162,12 +191,11 @@ fn movable(db: &Connection, from: i64, to: &str, which: Movable) -> rusqlite::Re
     let mut found = Vec::new();
     let mut handed = Handed { moved: 0, seen: which.after, young: None };
     for row in rows {
-        let (since, movable): (Timestamp, bool) =
-            look.query_row(params![row, to], |row| Ok((timestamp(row, 0)?, row.get(1)?)))?;
+        let (since, movable): (Timestamp, bool) = look.query_row([row], |row| Ok((timestamp(row, 0)?, row.get(1)?)))?;
         if since > which.before {
             // Numbers grow with time, but for what an operator has sent again.
             handed.young = Some(handed.young.map_or(since, |young: Timestamp| young.min(since)));
-        } else if movable {
+        } else if movable && !is_told(db, row, to)? {
             found.push(row);
         }
         if handed.young.is_none() {
@@ -179,4 +207,4 @@ fn movable(db: &Connection, from: i64, to: &str, which: Movable) -> rusqlite::Re
 
 /// What a lane asks of a table that may hold millions.
 #[cfg(test)]
-pub(super) const HOT: [&str; 3] = [WAITING_IN_LANE, MOVABLE, AWAY];
+pub(super) const HOT: [&str; 4] = [WAITING_IN_LANE, MOVABLE, TOLD, AWAY];

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::queue::{Candidate, Queue, lanes};
 use super::work::{OutletId, Tally, Work};
-use super::{NewDelivery, Room, Store, StoreError, checksum, digest, schema, thread};
+use super::{NewDelivery, Room, Store, StoreError, checksum, digest, fallback, schema, thread};
 use crate::model::delivery::{Kind, LaneKey, State};
 use crate::model::{Condition, DestinationName, Health, Outcome, Report, RuleName, Severity, Timestamp};
 
@@ -97,13 +97,13 @@ pub enum Settlement {
         /// Whether to send the small plain message from now on.
         plain: bool,
     },
-    /// To be sent by another destination; where that is owed the event itself, to be sent again at `at`.
+    /// To be sent by another destination. Where that is owed the event itself, or takes nothing either while there is
+    /// something else to do, `otherwise` follows: `Again` or `Dead`.
     Fallback {
         to: DestinationName,
         why: String,
         may_repeat: bool,
-        at: Timestamp,
-        counts: bool,
+        otherwise: Box<Settlement>,
     },
     Dead {
         reason: String,
@@ -147,6 +147,8 @@ pub struct Taken {
     pub claimed: Vec<Claimed>,
     /// When the next delivery that is not due yet will be.
     pub next: Option<Timestamp>,
+    /// How many of those that ended went to the fallback.
+    pub moved: usize,
 }
 
 /// What a lane needs to go on where an earlier process, or an earlier rules file, stopped.
@@ -183,7 +185,7 @@ impl Store {
             // On a full disk answers are recorded, but nothing is started whose answer might find no room.
             if turn.claim == 0 || *room.borrow() == Room::Low {
                 work.offer(outlet, 0);
-                return Ok(Taken::default());
+                return Ok(Taken { moved: work.moved, ..Taken::default() });
             }
             let most = turn.claim.saturating_sub(work.on_the_way(outlet, turn.received));
             let mut taken = claim(work, outlet.destination, most, turn.probe.then_some(now), now)?;
@@ -193,7 +195,7 @@ impl Store {
             }
             let idle = turn.offer && taken.next.is_none();
             work.offer(outlet, if idle { most.saturating_sub(taken.claimed.len()) } else { 0 });
-            Ok(taken)
+            Ok(Taken { moved: work.moved, ..taken })
         })
         .await
     }
@@ -201,12 +203,10 @@ impl Store {
     /// What limits and breaker must know of the past: of sends, the latest `most` since `since`.
     pub async fn pacing(&self, destination: i64, since: Timestamp, most: usize) -> Result<Pacing, StoreError> {
         self.read(move |db| {
-            let (hold, health): (i64, Option<String>) =
-                db.query_row("SELECT hold_until, health FROM destination WHERE id = ?1", [destination], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })?;
-            let health = health.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-            Ok(Pacing { hold: Timestamp::from_millis(hold), health, sends: sends(db, destination, since, most)? })
+            let hold: i64 =
+                db.query_row("SELECT hold_until FROM destination WHERE id = ?1", [destination], |row| row.get(0))?;
+            let (hold, health) = (Timestamp::from_millis(hold), health(db, destination)?);
+            Ok(Pacing { hold, health, sends: sends(db, destination, since, most)? })
         })
         .await
     }
@@ -234,6 +234,18 @@ impl Store {
         .await
         .map(i64::unsigned_abs)
     }
+}
+
+/// How a destination does, as far as its lane has put it on record.
+fn health(db: &Connection, destination: i64) -> rusqlite::Result<Health> {
+    let mut find = db.prepare_cached("SELECT health FROM destination WHERE id = ?1")?;
+    let health: Option<String> = find.query_row([destination], |row| row.get(0)).optional()?.flatten();
+    Ok(health.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+}
+
+/// Whether the destination took messages when it was last heard of.
+pub(super) fn is_taking(db: &Connection, destination: i64) -> rusqlite::Result<bool> {
+    Ok(health(db, destination)?.condition == Condition::Taking)
 }
 
 /// The number of a destination, made at its first mention.
@@ -424,7 +436,7 @@ fn take_back_clock(db: &Connection, now: Timestamp) -> rusqlite::Result<()> {
 fn settle(work: &mut Work<'_>, via: i64, boot: i64, ended: &Ended, remember: Option<Duration>) -> rusqlite::Result<()> {
     let Ended { claimed, at, report, settlement } = ended;
     let state = match settlement {
-        Settlement::Fallback { .. } => fall_back(work, claimed, report, settlement)?,
+        Settlement::Fallback { .. } => fall_back(work, claimed, report, settlement, *at)?,
         _ => apply(work.db, claimed.row, report, settlement, *at)?,
     };
     let Some(state) = state else { return Ok(()) };
@@ -480,10 +492,7 @@ fn apply(
             )?;
             (State::Dead, update.execute(params![row, at.as_millis(), reason, report.status])?)
         }
-        Settlement::Fallback { at: due, counts, may_repeat, .. } => {
-            let again = Settlement::Again { at: *due, counts: *counts, may_repeat: *may_repeat, plain: false };
-            return apply(db, row, report, &again, at);
-        }
+        Settlement::Fallback { otherwise, .. } => return apply(db, row, report, otherwise, at),
         Settlement::NotStarted => {
             let mut update =
                 db.prepare_cached("UPDATE delivery SET state = 0, tries = tries - 1 WHERE id = ?1 AND state = 1")?;
@@ -498,20 +507,24 @@ fn fall_back(
     claimed: &Claimed,
     report: &Report,
     settlement: &Settlement,
+    at: Timestamp,
 ) -> rusqlite::Result<Option<State>> {
-    let Settlement::Fallback { to, why, may_repeat, .. } = settlement else { return Ok(None) };
+    let Settlement::Fallback { to, why, may_repeat, otherwise } = settlement else { return Ok(None) };
+    let last_resort = matches!(**otherwise, Settlement::Dead { .. });
     let to = destination_id(work.db, to.as_str())?;
-    let mut update = work.db.prepare_cached(
-        "UPDATE delivery SET state = 0, via = ?2, note = ?3, due_at = 0, failures = 0, may_repeat = may_repeat OR ?4,
-            reason = ?5, status = ?6, crashes = 0
-         WHERE id = ?1 AND state = 1 AND NOT EXISTS
-            (SELECT 1 FROM delivery o WHERE o.event = delivery.event AND o.destination = ?2)",
-    )?;
-    if update.execute(params![claimed.row, to, why, may_repeat, report.detail, report.status])? == 0 {
-        return apply(work.db, claimed.row, report, settlement, claimed.started_at);
+    if !fallback::is_told(work.db, claimed.row, to)? && (last_resort || is_taking(work.db, to)?) {
+        let mut update = work.db.prepare_cached(
+            "UPDATE delivery SET state = 0, via = ?2, note = ?3, due_at = 0, failures = 0, may_repeat = may_repeat OR ?4,
+                plain = 0, reason = ?5, status = ?6, crashes = 0
+             WHERE id = ?1 AND state = 1",
+        )?;
+        if update.execute(params![claimed.row, to, why, may_repeat, report.detail, report.status])? > 0 {
+            work.waits(to);
+            work.moved += 1;
+            return Ok(Some(State::Ready));
+        }
     }
-    work.waits(to);
-    Ok(Some(State::Ready))
+    apply(work.db, claimed.row, report, settlement, at)
 }
 
 fn record_attempt(db: &Connection, via: i64, boot: i64, ended: &Ended) -> rusqlite::Result<()> {
@@ -614,7 +627,7 @@ fn claim(
             }
         }
     }
-    Ok(Taken { claimed, next })
+    Ok(Taken { claimed, next, moved: 0 })
 }
 
 /// What the disk gave back is not what was written. It is kept, but never sent.

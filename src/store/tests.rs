@@ -45,6 +45,20 @@ impl Scene {
     fn crash_until(self, now: Timestamp) -> Self {
         let Self { store, directory } = self;
         drop(store);
+        // A writer that is dropped closes the store in order; what is left must look as if it had not.
+        drop(Lock::take(directory.path()).unwrap());
+        let connection = Connection::open(directory.path().join(FILE_NAME)).unwrap();
+        schema::set_meta(&connection, schema::CLEAN, 0).unwrap();
+        drop(connection);
+        let store = Store::open(directory.path(), now).unwrap();
+        Self { store, directory }
+    }
+
+    /// An orderly end, and a start at `now`.
+    async fn restart(self, now: Timestamp) -> Self {
+        let Self { store, directory } = self;
+        store.close().await;
+        drop(store);
         let store = Store::open(directory.path(), now).unwrap();
         Self { store, directory }
     }

@@ -22,6 +22,8 @@ pub(super) struct Work<'a> {
     touched: Vec<i64>,
     /// What lanes that had offered were given.
     given: Vec<Given>,
+    /// Deliveries given to a fallback.
+    pub moved: usize,
     outlets: &'a Outlets,
 }
 
@@ -42,7 +44,7 @@ struct Given {
 
 impl<'a> Work<'a> {
     pub(super) fn new(db: &'a Connection, outlets: &'a Outlets) -> Self {
-        Self { db, tally: Tally::default(), touched: Vec::new(), given: Vec::new(), outlets }
+        Self { db, tally: Tally::default(), touched: Vec::new(), given: Vec::new(), moved: 0, outlets }
     }
 
     /// Whether the lane of this destination takes one more delivery as it is made. Each yes uses up one offer. A lane that

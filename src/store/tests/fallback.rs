@@ -117,8 +117,7 @@ async fn an_attempt_that_fails_too_long_goes_to_the_fallback_unless_it_is_owed_i
             to: "mail".into(),
             why: "no answer".into(),
             may_repeat: true,
-            at: later(9),
-            counts: true,
+            otherwise: Box::new(Settlement::Again { at: later(9), counts: true, may_repeat: true, plain: false }),
         };
         scene.settle(chat, &claimed, settlement).await;
     }
@@ -181,4 +180,98 @@ async fn a_notice_goes_to_the_other_first_of_all_and_is_not_moved_on() {
     let at_mail = scene.claim(mail, 9, later(9)).await;
     let all: Vec<_> = at_mail.iter().map(|claimed| &claimed.what).collect();
     assert_eq!(all, [&What::Notice("channel_is_archived".into())]);
+}
+
+/// As its lane puts it on record.
+async fn is(scene: &Scene, outlet: OutletId, condition: Condition) {
+    let health = Some(Health { condition, ..Health::default() });
+    scene.record(outlet, Turn { health, ..Turn::default() }).await;
+}
+
+fn to_mail(otherwise: Settlement) -> Settlement {
+    Settlement::Fallback {
+        to: "mail".into(),
+        why: "no answer".into(),
+        may_repeat: false,
+        otherwise: Box::new(otherwise),
+    }
+}
+
+#[tokio::test]
+async fn a_fallback_that_takes_nothing_is_given_only_what_would_be_given_up() {
+    let scene = Scene::new();
+    let (chat, mail) = (scene.destination("chat").await, scene.destination("mail").await);
+    scene.accept((1..=3).map(|n| event(&n.to_string(), &INFO)).collect()).await;
+    is(&scene, mail, Condition::Failing).await;
+    assert_eq!(hand_over(&scene, chat, NOW, 0).await, Handed::default());
+    let claimed = scene.claim(chat, 2, NOW).await;
+    scene.settle(chat, &claimed[0], to_mail(again(later(9)))).await;
+    scene.settle(chat, &claimed[1], to_mail(Settlement::Dead { reason: "refused".into() })).await;
+    let via = async |row| scene.row(row).await.via;
+    assert_eq!((via(1).await, via(2).await.as_deref(), via(3).await), (None, Some("mail"), None));
+    assert_eq!((scene.row(1).await.state.as_str(), scene.row(2).await.state.as_str()), ("ready", "ready"));
+    is(&scene, mail, Condition::Taking).await;
+    assert_eq!(hand_over(&scene, chat, NOW, 0).await.moved, 2);
+    tallied(&scene).await;
+}
+
+#[tokio::test]
+async fn what_waits_at_a_fallback_that_takes_nothing_comes_home() {
+    let scene = Scene::new();
+    let (chat, mail) = (scene.lane("chat").await, scene.destination("mail").await);
+    scene.accept(vec![event("1", &INFO), event("2", &[("pager", Severity::Info)]), event("3", &INFO)]).await;
+    let pager = scene.destination("pager").await;
+    for from in [chat.outlet, pager] {
+        assert!(hand_over(&scene, from, NOW, 0).await.moved > 0);
+    }
+    let home =
+        async || scene.store.bring_home_from_sick(chat.outlet.destination, "mail".into(), later(6)).await.unwrap();
+    home().await;
+    assert_eq!(scene.counts("chat").await.sent_by.len(), 1, "mail will send it");
+    is(&scene, mail, Condition::Refusing).await;
+    home().await;
+    assert_eq!(rows(&scene.claim(chat.outlet, 9, later(6)).await), [1, 3]);
+    assert_eq!(scene.row(2).await.via.as_deref(), Some("mail"), "another's stays");
+    tallied(&scene).await;
+}
+
+#[tokio::test]
+async fn a_digest_is_moved_unless_the_fallback_is_told_all_of_it() {
+    let scene = Scene::new();
+    let chat = scene.destination("chat").await;
+    scene.destination("mail").await;
+    let gathered = |id: &str, group: &str, also_mail: bool| {
+        let both = [("chat", Severity::Info), ("mail", Severity::Info)];
+        let mut event = event(id, if also_mail { &both } else { &both[..1] });
+        event.owed[0].batch = Some(NewBatch { group: group.to_owned(), wait: Duration::ZERO, max: 9 });
+        event
+    };
+    let events = [
+        gathered("1", "all", true),
+        gathered("2", "all", true),
+        gathered("3", "some", true),
+        gathered("4", "some", false),
+    ];
+    scene.accept(events.to_vec()).await;
+    scene.store.close_batches(chat.destination, NOW).await.unwrap();
+    let digests = async || {
+        let (mut at_home, mut moved) = (0, 0);
+        for row in 1..=10 {
+            if let Some((row, ..)) = scene.store.delivery(Code::of_row(row)).await.unwrap()
+                && row.destination == "chat"
+                && row.state == "ready"
+            {
+                *(if row.via.is_some() { &mut moved } else { &mut at_home }) += 1;
+            }
+        }
+        (at_home, moved)
+    };
+    assert_eq!(digests().await, (2, 0));
+    assert_eq!(hand_over(&scene, chat, NOW, 0).await.moved, 1);
+    assert_eq!(digests().await, (1, 1));
+    let claimed = scene.claim(chat, 9, NOW).await;
+    assert_eq!(claimed.len(), 1);
+    scene.settle(chat, &claimed[0], to_mail(again(NOW))).await;
+    assert_eq!(digests().await, (1, 1), "told by mail in any case");
+    tallied(&scene).await;
 }

@@ -281,7 +281,12 @@ impl World {
                 let to = DestinationName::from("mail");
                 (
                     Outcome::Ambiguous,
-                    Settlement::Fallback { to, why: "down".into(), may_repeat: true, at: later, counts: true },
+                    Settlement::Fallback {
+                        to,
+                        why: "down".into(),
+                        may_repeat: true,
+                        otherwise: Box::new(again(true, true, false)),
+                    },
                 )
             }
             Answer::Fallback | Answer::NotStarted => (Outcome::Transient, Settlement::NotStarted),

@@ -41,6 +41,24 @@ async fn what_is_sent_at_three_ends_in_a_row_is_set_aside_and_its_neighbours_are
     assert_eq!(scene.state(2).await, "ready");
 }
 
+/// A destination that does not answer by the deadline of a stop: the relay is not to be restarted in vain.
+#[tokio::test]
+async fn orderly_ends_are_nobody_s_fault() {
+    let mut scene = Scene::new();
+    scene.accept(three()).await;
+    for seconds in [100, 200, 300, 400] {
+        let chat = scene.destination("chat").await;
+        let claimed = scene.claim(chat, 9, later(seconds)).await;
+        assert_eq!(claimed.len(), 3, "none is a suspect");
+        assert_eq!(claimed[0].may_repeat, seconds > 100);
+        scene = scene.restart(later(seconds)).await;
+    }
+    for row in 1..=3 {
+        assert_eq!(scene.state(row).await, "ready");
+    }
+    tallied(&scene).await;
+}
+
 #[tokio::test]
 async fn an_answer_between_two_ends_starts_the_count_anew() {
     let mut scene = Scene::new();
