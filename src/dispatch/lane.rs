@@ -60,7 +60,8 @@ pub(super) struct Lane {
     /// Intake may claim for this lane.
     offering: bool,
     health_changed: bool,
-    hold_changed: bool,
+    /// A pause that is not on record yet.
+    hold_news: Option<Timestamp>,
     /// The fallback that has been given something in this process.
     fell_to: Option<DestinationName>,
     /// It takes messages again since the last turn.
@@ -126,7 +127,7 @@ impl Lane {
             received: 0,
             offering: false,
             health_changed: false,
-            hold_changed: false,
+            hold_news: None,
             fell_to: None,
             recovered: false,
             handed: 0,
@@ -356,7 +357,7 @@ impl Lane {
 
     /// Records what has ended, and withdraws the lane's offer.
     async fn record(&mut self) -> Result<(), StoreError> {
-        if self.ended.is_empty() && !self.hold_changed && !self.health_changed && !self.offering {
+        if self.ended.is_empty() && self.hold_news.is_none() && !self.health_changed && !self.offering {
             return Ok(());
         }
         self.take_turn(Turn::default(), self.shared.clock.now()).await?;
@@ -369,7 +370,7 @@ impl Lane {
         let ended: Arc<[Ended]> = std::mem::take(&mut self.ended).into();
         let turn = Turn {
             ended: Arc::clone(&ended),
-            hold: self.hold_changed.then_some(self.hold_until),
+            hold: self.hold_news,
             health: self.health_changed.then(|| self.breaker.health().clone()),
             remember: self.remember(),
             ..turn
@@ -377,7 +378,7 @@ impl Lane {
         let taken = self.shared.store.turn(self.subscription.outlet, turn, now).await;
         if let Ok(taken) = &taken {
             self.shared.tell.moved_singly(&self.settings.borrow().name, taken.moved);
-            self.hold_changed = false;
+            self.hold_news = None;
             self.health_changed = false;
         } else {
             self.ended = ended.to_vec();
@@ -489,7 +490,7 @@ impl Lane {
         }
         if let Some(hold) = step.hold {
             self.hold_until = self.hold_until.max(hold);
-            self.hold_changed = true;
+            self.hold_news = Some(self.hold_until);
             self.pause = Some(Pause { until: self.hold_until, why: report.detail.clone() });
         }
         if matches!(step.settlement, Settlement::Again { .. } | Settlement::Fallback { .. }) {

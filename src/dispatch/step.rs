@@ -274,7 +274,7 @@ mod tests {
         let fallback = Fallback { to: "mail".into(), after: Duration::from_hours(1) };
         let about = Circumstances { fallback: Some(&fallback), last_delivered: Some(NOW), ..about(&health) };
         let cases = [
-            (claimed(ALONE_MAX - 1, false, Duration::from_secs(60)), Outcome::Transient),
+            (claimed(ALONE_MAX - 1, false, Duration::from_mins(1)), Outcome::Transient),
             (claimed(0, true, Duration::ZERO), Outcome::RefusedContent),
             (claimed(0, false, GIVE_UP_AFTER), Outcome::Throttled { wait: None }),
         ];

@@ -590,6 +590,44 @@ async fn what_fails_too_long_goes_to_the_fallback_each_once_probes_too() {
     assert_eq!(all, (0..30).collect::<Vec<_>>(), "each once");
 }
 
+/// A gateway whose backend is gone, and a vendor that asks for a day: neither answer is a failure, and nothing arrives.
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_only_asks_for_pauses_is_an_outage_for_its_fallback() {
+    for pause in [2, 24 * 3_600] {
+        let mut world = World::new();
+        let lanes = [LaneSettings { fallback: Some(to_mail()), ..world.lane("hook") }, world.chat("mail")];
+        world.scene.run(lanes, &[]).await;
+        world.receivers.rule(move |got| if got.to == "hook" { throttled(pause * 1_000) } else { Outcome::Delivered });
+        world.accept(0..30, some_keys, &["hook"]).await;
+        world.pass(Duration::from_secs(295), Duration::from_secs(1)).await;
+        assert_eq!(world.receivers.got_by("mail").len(), 0, "too early");
+        world.pass(Duration::from_mins(2), Duration::from_secs(1)).await;
+        let mut told: Vec<_> = world.receivers.got_by("mail").iter().map(Got::id).collect();
+        told.sort_unstable();
+        assert_eq!(told, (0..30).collect::<Vec<_>>(), "each once, with pauses of {pause} s");
+        assert_eq!(world.counts("hook").await, (0, 30, 0));
+        let text = &world.receivers.got_by("mail")[0].text;
+        assert!(text.contains("meant for hook") && text.contains("as the test says"), "{text}");
+    }
+}
+
+/// One that pauses now and then, and takes messages between, is only slow.
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_pauses_and_gets_there_keeps_its_messages() {
+    let mut world = World::new();
+    let lanes = [LaneSettings { fallback: Some(to_mail()), ..world.chat("chat") }, world.chat("mail")];
+    world.scene.run(lanes, &[]).await;
+    let mut turn = 0;
+    world.receivers.rule(move |_| {
+        turn += 1;
+        if turn % 3 == 0 { Outcome::Delivered } else { throttled(30_000) }
+    });
+    world.accept(0..20, one_key, &["chat"]).await;
+    world.pass(Duration::from_mins(25), Duration::from_secs(1)).await;
+    assert_eq!(world.counts("chat").await, (0, 20, 0));
+    assert_eq!(world.receivers.got_by("mail").len(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_message_that_fails_alone_is_given_up_and_its_lane_goes_on() {
     let mut world = World::new();
@@ -676,6 +714,23 @@ async fn what_a_limit_would_hold_up_is_told_by_digests() {
     for pair in got.windows(2) {
         assert!(pair[1].at.since(pair[0].at) >= Duration::from_secs(1), "faster than the limit");
     }
+}
+
+/// Where a window is longer than digests may take to be told, the first messages must not use it all up.
+#[tokio::test(start_paused = true)]
+async fn digests_and_what_is_urgent_find_room_in_a_long_window() {
+    let mut world = World::new();
+    let overflow = Overflow::Digest { after: Duration::from_mins(2) };
+    let limits = windows(&["1/1s", "10/1h"]);
+    world.scene.run([LaneSettings { limits, overflow, ..world.chat("chat") }], &[]).await;
+    world.accept(0..300, some_keys, &["chat"]).await;
+    world.pass(Duration::from_secs(30), Duration::from_millis(100)).await;
+    let counts = world.scene.counts("chat").await;
+    assert_eq!((counts.ready, counts.sending), (0, 0), "all is told within half a minute");
+    assert!(world.receivers.got().len() < 10, "{} messages", world.receivers.got().len());
+    world.scene.take_in(vec![event("900", "issue-add", Severity::Critical, &["chat"])]).await;
+    world.pass(Duration::from_secs(3), Duration::from_millis(100)).await;
+    assert_eq!(world.receivers.got().last().map(Got::id), Some(900), "it does not wait for the window");
 }
 
 #[tokio::test(start_paused = true)]

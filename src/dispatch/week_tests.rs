@@ -245,7 +245,9 @@ async fn a_week_without_a_destination_costs_nothing_but_time() {
     let told = accounted_for(&scene, sent, &taken).await;
     assert!(told.folded > sent * 3 / 4, "the backlog was to be told by digests: {told:?}");
     // No attempt was counted against any delivery: a delivery with failures says so when it is late.
-    for message in &taken {
+    // The last event came just now, and is not late where it is told alone.
+    let last = format!("host-{}.", sent - 1);
+    for message in taken.iter().filter(|message| !message.text.contains(&last)) {
         assert!(message.text.contains("down took no messages from"), "{}", message.text);
         assert!(message.text.contains("connection refused"), "{}", message.text);
     }

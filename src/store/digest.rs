@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::queue::lanes;
 use super::work::Work;
-use super::{NewDelivery, Room, Store, StoreError, checksum, outbox};
+use super::{NewDelivery, Room, Store, StoreError, checksum, outbox, schema};
 use crate::model::delivery::{Kind, LaneKey, State};
 use crate::model::{Severity, Timestamp};
 
@@ -63,11 +63,11 @@ impl Store {
         self.write_with_room(move |work| close_held(work, destination, now)).await
     }
 
-    /// Folds what waits beyond the `keep` deliveries that are sent soonest into digests by rule and key, in the order of
-    /// sending: never a critical one, none that was tried. Works in steps; returns how many it folded, zero
-    /// when nothing is left to fold.
-    pub async fn fold(&self, destination: i64, keep: usize, now: Timestamp) -> Result<usize, StoreError> {
-        let excess = self.read(move |db| excess(db, destination, keep)).await?;
+    /// If more waits than the `clears` messages that go out soon, folds what is beyond them, and beyond the room that the
+    /// digests need themselves, into digests by rule and key, in the order of sending: never a critical one, none that was
+    /// tried. Batches are taken apart for it. Works in steps; returns how many it folded, zero when nothing is left to fold.
+    pub async fn fold(&self, destination: i64, clears: usize, now: Timestamp) -> Result<usize, StoreError> {
+        let excess = self.read(move |db| excess(db, destination, clears)).await?;
         // On a full disk it waits, and keeps no answer from being recorded meanwhile.
         if excess.is_empty() || self.room() == Room::Low {
             return Ok(0);
@@ -75,7 +75,10 @@ impl Store {
         self.write_with_room(move |work| {
             let mut folded = 0;
             for row in &excess {
-                folded += usize::from(fold_one(work, destination, *row, now)?);
+                folded += fold_one(work, destination, *row, now)?;
+                if folded >= FOLDED_AT_ONCE {
+                    break;
+                }
             }
             work.waits(destination);
             Ok(folded)
@@ -221,11 +224,23 @@ impl Open<'_> {
     }
 }
 
-/// The deliveries beyond the `keep` that are sent soonest, in the order of sending, as far as one step folds them: so the
-/// digests that are made first, and go first, tell what came first.
-fn excess(db: &Connection, via: i64, keep: usize) -> rusqlite::Result<Vec<i64>> {
+/// What of a `clears` is kept for digests: for those that wait already, and for one more, or else for what is urgent.
+fn room_for_digests(db: &Connection, via: i64, clears: usize) -> rusqlite::Result<usize> {
+    let most = i64::try_from(clears).unwrap_or(i64::MAX);
+    let waiting: i64 = db
+        .prepare_cached(
+            "SELECT count(*) FROM (SELECT 1 FROM digest g INDEXED BY digest_open JOIN delivery d ON d.id = g.delivery
+                WHERE g.destination = ?1 AND g.open = 1 AND d.kind = 2 AND d.state = 0 AND d.via = ?1 LIMIT ?2)",
+        )?
+        .query_row([via, most], |row| row.get(0))?;
+    Ok(usize::try_from(waiting).unwrap_or(usize::MAX).saturating_add(1))
+}
+
+/// What is beyond the deliveries that are sent soonest, in the order of sending, as far as one step folds it: so the digests
+/// that are made first, and go first, tell what came first.
+fn excess(db: &Connection, via: i64, clears: usize) -> rusqlite::Result<Vec<i64>> {
     let foldable = LaneKey::first(Severity::High).number();
-    let beyond = i64::try_from(keep.saturating_add(1)).unwrap_or(i64::MAX);
+    let beyond = i64::try_from(clears.saturating_add(1)).unwrap_or(i64::MAX);
     let waiting: i64 = db
         .prepare_cached(
             "SELECT count(*) FROM (SELECT 1 FROM delivery INDEXED BY delivery_ready
@@ -238,8 +253,8 @@ fn excess(db: &Connection, via: i64, keep: usize) -> rusqlite::Result<Vec<i64>> 
     let mut soonest = db.prepare_cached(
         "SELECT id FROM delivery INDEXED BY delivery_ready WHERE via = ?1 AND state = 0 AND lane = ?2 ORDER BY id LIMIT ?3",
     )?;
-    let mut untried = db.prepare_cached("SELECT 1 FROM delivery WHERE id = ?1 AND kind = 0 AND tries = 0")?;
-    let mut keep = keep;
+    let mut untried = db.prepare_cached("SELECT 1 FROM delivery WHERE id = ?1 AND kind IN (0, 1) AND tries = 0")?;
+    let mut keep = clears.saturating_sub(room_for_digests(db, via, clears)?);
     let mut found = Vec::new();
     let lanes: Vec<_> = lanes(db, via)?.into_iter().filter(|lane| *lane >= foldable).collect();
     for tier in lanes.chunk_by(|one, other| LaneKey::from_number(*one).tier() == LaneKey::from_number(*other).tier()) {
@@ -264,22 +279,62 @@ fn excess(db: &Connection, via: i64, keep: usize) -> rusqlite::Result<Vec<i64>> 
     Ok(found)
 }
 
-/// Whether it could be folded: it may have been claimed since it was found.
-fn fold_one(work: &mut Work<'_>, via: i64, row: i64, now: Timestamp) -> rusqlite::Result<bool> {
+/// How many events of it are told by overflow now; none if it has been claimed since it was found.
+fn fold_one(work: &mut Work<'_>, via: i64, row: i64, now: Timestamp) -> rusqlite::Result<usize> {
     let found = work
         .db
         .prepare_cached(
-            "SELECT d.destination, d.lane, d.rule, d.severity, e.key, e.received_at
-             FROM delivery d JOIN event e ON e.id = d.event
-             WHERE d.id = ?1 AND d.via = ?2 AND d.state = 0 AND d.tries = 0 AND d.kind = 0",
+            "SELECT destination, kind FROM delivery
+             WHERE id = ?1 AND via = ?2 AND state = 0 AND tries = 0 AND kind IN (0, 1)",
         )?
-        .query_row([row, via], |row| {
+        .query_row([row, via], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)))
+        .optional()?;
+    let Some((destination, kind)) = found else { return Ok(0) };
+    if kind == Kind::Batch.code() {
+        return take_apart(work, (via, destination), row, now);
+    }
+    tell_by_overflow(work, via, row, now)?;
+    work.tally.moved(destination, State::Ready, State::Folded);
+    Ok(1)
+}
+
+/// Lets the members of a batch that was never tried be told by overflow instead. Nobody has seen its name; the number is not
+/// given again.
+fn take_apart(
+    work: &mut Work<'_>,
+    (via, destination): (i64, i64),
+    batch: i64,
+    now: Timestamp,
+) -> rusqlite::Result<usize> {
+    let members = {
+        let mut find = work.db.prepare_cached(MEMBERS)?;
+        find.query_map([batch], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?
+    };
+    for member in &members {
+        tell_by_overflow(work, via, *member, now)?;
+    }
+    work.db.prepare_cached("DELETE FROM digest WHERE delivery = ?1")?.execute([batch])?;
+    work.db.prepare_cached("DELETE FROM delivery WHERE id = ?1")?.execute([batch])?;
+    schema::set_meta(work.db, schema::LAST_DELIVERY, work.last_rows().1)?;
+    work.tally.add(destination, State::Ready, -1);
+    Ok(members.len())
+}
+
+const MEMBERS: &str = "SELECT id FROM delivery INDEXED BY delivery_digest WHERE digest = ?1 ORDER BY id";
+
+/// Points the delivery of an event to the digest of overflow that tells it, which is made if there is none.
+fn tell_by_overflow(work: &mut Work<'_>, via: i64, row: i64, now: Timestamp) -> rusqlite::Result<()> {
+    let (destination, lane, rule, severity, key, received) = work
+        .db
+        .prepare_cached(
+            "SELECT d.destination, d.lane, d.rule, d.severity, e.key, e.received_at
+             FROM delivery d JOIN event e ON e.id = d.event WHERE d.id = ?1",
+        )?
+        .query_row([row], |row| {
             let severity = Severity::from_rank(row.get(3)?);
             let received = outbox::timestamp(row, 5)?;
             Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?, severity, row.get::<_, String>(4)?, received))
-        })
-        .optional()?;
-    let Some((destination, lane, rule, severity, key, received)) = found else { return Ok(false) };
+        })?;
     // What came another way is told apart from the destination's own.
     let grouping = if via == destination { key } else { format!("{key} via {via}") };
     let open = Open { kind: Kind::Overflow, destination, via, lane, rule: &rule, grouping: &grouping };
@@ -290,9 +345,7 @@ fn fold_one(work: &mut Work<'_>, via: i64, row: i64, now: Timestamp) -> rusqlite
     if members >= MEMBERS_MAX {
         seal(work.db, digest)?;
     }
-    work.db.prepare_cached("UPDATE delivery SET state = 5, digest = ?2 WHERE id = ?1")?.execute([row, digest])?;
-    work.tally.moved(destination, State::Ready, State::Folded);
-    Ok(true)
+    work.db.prepare_cached("UPDATE delivery SET state = 5, digest = ?2 WHERE id = ?1")?.execute([row, digest]).map(drop)
 }
 
 /// Null unless all members name the same.

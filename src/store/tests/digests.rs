@@ -136,7 +136,8 @@ async fn the_excess_is_folded_least_urgent_and_newest_first_and_the_soonest_stay
             scene.accept(vec![keyed(&format!("{name}{n}"), key, &[(name.as_str(), severities[n / 6])])]).await;
         }
         // Of twelve that are not critical, the six low ones come first, then the first two of info.
-        assert_eq!(scene.store.fold(outlet.destination, 8, NOW).await.unwrap(), 4);
+        // Of nine messages one is left to the digests.
+        assert_eq!(scene.store.fold(outlet.destination, 9, NOW).await.unwrap(), 4);
         assert_eq!(scene.store.fold(outlet.destination, 10, NOW).await.unwrap(), 0, "{name}");
         tallied(&scene).await;
         let base =
@@ -172,21 +173,22 @@ async fn a_digest_is_open_until_it_is_claimed_and_then_fixed() {
     let scene = Scene::new();
     let chat = scene.destination("chat").await;
     scene.accept((0..3).map(|n| event(&n.to_string(), &INFO)).collect()).await;
-    scene.store.fold(chat.destination, 1, NOW).await.unwrap();
-    scene.accept(vec![event("3", &INFO)]).await;
-    scene.store.fold(chat.destination, 1, NOW).await.unwrap();
-    assert_eq!(scene.counts("chat").await.folded, 3, "it joined the open one");
+    scene.store.fold(chat.destination, 2, NOW).await.unwrap();
+    scene.accept(vec![event("3", &INFO), event("4", &INFO)]).await;
+    assert_eq!(scene.store.fold(chat.destination, 4, NOW).await.unwrap(), 0, "there is room for all");
+    scene.store.fold(chat.destination, 3, NOW).await.unwrap();
+    assert_eq!(scene.counts("chat").await.folded, 4, "they joined the open one");
     let claimed = scene.claim(chat, 9, NOW).await;
     assert_eq!(claimed.iter().map(Claimed::is_event).collect::<Vec<_>>(), [true, false]);
     assert_eq!(claimed[1].what, What::Digest(Kind::Overflow));
-    assert_eq!(told(&scene, claimed[1].row).await, ["1", "2", "3"]);
+    assert_eq!(told(&scene, claimed[1].row).await, ["1", "2", "3", "4"]);
     // Not sent after all: it stays as it is.
     scene.settle(chat, &claimed[1], Settlement::NotStarted).await;
-    scene.accept((4..8).map(|n| event(&n.to_string(), &INFO)).collect()).await;
+    scene.accept((5..9).map(|n| event(&n.to_string(), &INFO)).collect()).await;
     scene.store.fold(chat.destination, 0, NOW).await.unwrap();
     let all = scene.claim(chat, 9, NOW).await;
-    assert_eq!(told(&scene, all[0].row).await, ["1", "2", "3"]);
-    assert_eq!(told(&scene, all[1].row).await, ["4", "5", "6", "7"]);
+    assert_eq!(told(&scene, all[0].row).await, ["1", "2", "3", "4"]);
+    assert_eq!(told(&scene, all[1].row).await, ["5", "6", "7", "8"]);
     tallied(&scene).await;
 }
 
@@ -237,6 +239,49 @@ async fn a_digest_has_room_for_so_many() {
     }
     members.sort_unstable();
     assert_eq!(members, [50, u64::from(most)]);
+}
+
+/// A rule that gathers by target is no way around the limits.
+#[tokio::test]
+async fn batches_that_are_too_many_are_told_by_overflow() {
+    let scene = Scene::new();
+    let chat = scene.destination("chat").await;
+    let events = (0..40).map(|n| {
+        let mut event = keyed(&n.to_string(), if n % 4 < 2 { "issue-add" } else { "issue-close" }, &INFO);
+        let wait = Duration::from_secs(WAIT);
+        event.owed[0].batch = Some(NewBatch { group: format!("host {}", n / 2), wait, max: 9 });
+        event
+    });
+    accept_at(&scene, events.collect(), NOW).await;
+    scene.store.close_batches(chat.destination, later(WAIT)).await.unwrap();
+    assert_eq!(scene.counts("chat").await.ready, 20);
+    // One was tried: it may have been seen.
+    let tried = scene.claim(chat, 1, later(WAIT)).await.remove(0);
+    scene.settle(chat, &tried, again(later(99))).await;
+    let last = scene.store.read(|db| db.query_row("SELECT max(id) FROM delivery", [], |row| row.get::<_, i64>(0)));
+    let last = last.await.unwrap();
+    assert_eq!(scene.store.fold(chat.destination, 4, later(WAIT)).await.unwrap(), 34);
+    let counts = scene.counts("chat").await;
+    assert_eq!((counts.folded, counts.ready, counts.held), (40, 5, 0), "three batches and two digests");
+    assert_eq!(scene.store.fold(chat.destination, 5, later(WAIT)).await.unwrap(), 0);
+    tallied(&scene).await;
+    let audit = Reader::open(scene.directory.path()).unwrap().audit(&Scope::default()).unwrap();
+    assert_eq!(audit.findings, []);
+    // No number is given twice, also after a start.
+    let scene = scene.crash();
+    let chat = scene.destination("chat").await;
+    scene.accept(vec![event("next", &INFO)]).await;
+    let next = scene.store.read(|db| db.query_row("SELECT max(id) FROM delivery", [], |row| row.get::<_, i64>(0)));
+    assert!(next.await.unwrap() > last);
+    let mut all = Vec::new();
+    for claimed in scene.claim(chat, 9, later(99)).await {
+        match claimed.what {
+            What::Digest(_) => all.extend(told(&scene, claimed.row).await),
+            _ => assert_eq!(claimed.number, 1),
+        }
+    }
+    all.sort_by_key(|id| id.parse::<u32>().unwrap());
+    assert_eq!(all, (0..40).map(|n| n.to_string()).collect::<Vec<_>>(), "each once");
 }
 
 /// Whoever is quicker has it: sent alone or told by a digest, never both, never neither.
