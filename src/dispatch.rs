@@ -38,7 +38,7 @@ use self::tell::Tell;
 use crate::clock::Clock;
 use crate::deliver::Notifier;
 use crate::model::{
-    Channel, Content, DestinationName, Fallback, LimitName, Mention, Message, Outcome, Overflow, Report,
+    Channel, Content, DestinationName, Fallback, LimitName, Mention, Message, Outcome, Overflow, Report, Timestamp,
 };
 use crate::rate::{Pacer, Window};
 use crate::render::{Audience, Renderer};
@@ -172,6 +172,9 @@ pub struct Dispatcher {
     tasks: TaskTracker,
 }
 
+/// A shared limit whose windows change, and the sends on record that they must count.
+type Renewal = (Arc<SharedLimit>, Vec<Window>, Vec<Timestamp>);
+
 struct LaneHandle {
     settings: watch::Sender<Arc<InForce>>,
     stop: CancellationToken,
@@ -194,7 +197,7 @@ impl Dispatcher {
         wanted: BTreeMap<DestinationName, LaneSettings>,
         limits: BTreeMap<LimitName, Vec<Window>>,
     ) -> Result<(), StoreError> {
-        let limits = self.shared_limits(limits, &wanted).await?;
+        let (limits, renewed) = self.shared_limits(limits, &wanted).await?;
         let present: Vec<_> = wanted.keys().cloned().collect();
         self.shared.store.bring_home_from_others(&present, self.shared.clock.now()).await?;
         let mut subscribed = Vec::new();
@@ -203,6 +206,9 @@ impl Dispatcher {
             let subscription =
                 if self.lanes.contains_key(&name) { None } else { Some(self.shared.store.subscribe(&name).await?) };
             subscribed.push((name, Arc::new(InForce { settings, shared }), subscription));
+        }
+        for (limit, windows, sends) in renewed {
+            limit.renew(windows, sends, self.shared.clock.now());
         }
         self.limits = limits;
         self.leaving.retain(|_, lane| !lane.is_finished());
@@ -241,16 +247,21 @@ impl Dispatcher {
         self.lanes.insert(name, LaneHandle { settings: sender, stop, task });
     }
 
-    /// The shared limits in force: those that have not changed go on, of the others the store knows what they must count.
+    /// The shared limits in force: of new ones and of those that change, the store knows what they must count. The latter are
+    /// told apart, with their windows and sends, to be changed when nothing can fail any more: their tickets stay good, so
+    /// what is under way counts under the new windows as well.
     async fn shared_limits(
         &self,
         wanted: BTreeMap<LimitName, Vec<Window>>,
         destinations: &BTreeMap<DestinationName, LaneSettings>,
-    ) -> Result<BTreeMap<LimitName, Arc<SharedLimit>>, StoreError> {
+    ) -> Result<(BTreeMap<LimitName, Arc<SharedLimit>>, Vec<Renewal>), StoreError> {
         let now = self.shared.clock.now();
-        let mut limits = BTreeMap::new();
+        let (mut limits, mut renewed) = (BTreeMap::new(), Vec::new());
         for (name, windows) in wanted {
-            if let Some(present) = self.limits.get(&name).filter(|present| present.windows() == windows) {
+            let present = self.limits.get(&name).map(Arc::clone);
+            if let Some(present) = &present
+                && present.windows() == windows
+            {
                 limits.insert(name, Arc::clone(present));
                 continue;
             }
@@ -261,9 +272,16 @@ impl Dispatcher {
             }
             sends.sort_unstable();
             let sends = sends.split_off(sends.len().saturating_sub(most));
-            limits.insert(name, Arc::new(SharedLimit::new(Pacer::new(windows, sends, now))));
+            let limit = match present {
+                Some(present) => {
+                    renewed.push((Arc::clone(&present), windows, sends));
+                    present
+                }
+                None => Arc::new(SharedLimit::new(Pacer::new(windows, sends, now))),
+            };
+            limits.insert(name, limit);
         }
-        Ok(limits)
+        Ok((limits, renewed))
     }
 
     /// Starts nothing more. What comes meanwhile waits in the store.

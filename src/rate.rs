@@ -127,6 +127,25 @@ impl Pacer {
         Self { windows, next_ticket: sends.len() as u64, sends }
     }
 
+    /// Goes on with other windows, and with the tickets that are out. `answered` are earlier sends as the record has them: it
+    /// may lack those that were answered of late, and lacks those under way.
+    pub fn renew(&mut self, windows: Vec<Window>, answered: impl IntoIterator<Item = Timestamp>, now: Timestamp) {
+        let recorded = Self::new(windows, answered, now);
+        let mut unseen: Vec<_> = recorded.sends.iter().filter_map(|send| send.answered).collect();
+        self.sends.retain(|send| {
+            let seen = send.answered.and_then(|at| unseen.iter().position(|other| *other == at));
+            seen.map(|at| unseen.swap_remove(at)).is_none()
+        });
+        for send in recorded.sends {
+            self.sends.push_back(Send { ticket: Ticket(self.next_ticket), ..send });
+            self.next_ticket += 1;
+        }
+        self.windows = recorded.windows;
+        if self.windows.is_empty() {
+            self.sends.clear();
+        }
+    }
+
     /// The span of history that [`new`](Self::new) needs: nothing older can still count.
     pub fn memory(windows: &[Window]) -> Duration {
         windows.iter().map(|window| window.per).max().unwrap_or_default()
@@ -309,6 +328,23 @@ mod tests {
     fn tighter_limits_hold_for_what_was_already_sent() {
         let pacer = Pacer::new(windows(&["1/10s"]), [at(-3_000), at(-2_000), at(-1_000)], at(0));
         assert_eq!(pacer.turn(at(0)), Turn::At(at(9_001)));
+    }
+
+    #[test]
+    fn other_windows_count_what_is_under_way_and_nothing_twice() {
+        let mut pacer = Pacer::new(vec!["9/1m".parse().unwrap()], [], at(0));
+        let [recorded, late, under_way] = [(); 3].map(|()| pacer.start(at(0)));
+        pacer.answered(recorded, at(10));
+        pacer.answered(late, at(20));
+        pacer.renew(vec!["5/1m".parse().unwrap()], [at(5), at(10)], at(30));
+        assert_eq!(pacer.turn(at(30)), Turn::Now(1), "of another lane, recorded, late, under way");
+        let last = pacer.start(at(30));
+        assert_eq!(pacer.turn(at(60_006)), Turn::Now(1), "the first has left the window");
+        pacer.answered(under_way, at(60_000));
+        pacer.cancel(last);
+        assert_eq!(pacer.turn(at(60_030)), Turn::Now(4));
+        pacer.renew(Vec::new(), [], at(60_030));
+        assert_eq!(pacer.turn(at(60_030)), Turn::Now(usize::MAX));
     }
 
     proptest! {

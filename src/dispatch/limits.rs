@@ -25,6 +25,11 @@ impl SharedLimit {
         self.pacer().windows().to_vec()
     }
 
+    /// Sets other windows; what is under way counts on. `ends` are the sends on record.
+    pub(super) fn renew(&self, windows: Vec<Window>, ends: Vec<Timestamp>, now: Timestamp) {
+        self.pacer().renew(windows, ends, now);
+    }
+
     /// A lane that is refused will be woken.
     fn turn(&self, now: Timestamp, wake: &Arc<Notify>) -> Turn {
         let pacer = self.pacer();

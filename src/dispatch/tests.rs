@@ -670,6 +670,31 @@ async fn a_shared_limit_holds_and_no_lane_starves() {
     assert_eq!((world.counts("one").await, world.counts("two").await), ((0, 40, 0), (0, 40, 0)));
 }
 
+/// What is under way while a reload changes the windows counts under the new ones, too.
+#[tokio::test(start_paused = true)]
+async fn a_shared_limit_that_changes_forgets_nothing_under_way() {
+    let mut world = World::new();
+    let lanes = |world: &World| {
+        ["one", "two"].map(|name| LaneSettings { shared_limits: vec!["all".into()], ..world.lane(name) })
+    };
+    world.scene.run(lanes(&world), &[("all", "8/1s")]).await;
+    world.accept(0..60, some_keys, &["one", "two"]).await;
+    for windows in ["6/3s", "4/2s", "5/3s"] {
+        // In the middle of answers.
+        world.pass(Duration::from_millis(2_010), Duration::from_millis(10)).await;
+        world.scene.run(lanes(&world), &[("all", windows)]).await;
+        let since = world.scene.clock.now();
+        world.pass(Duration::from_secs(9), Duration::from_millis(10)).await;
+        let (count, span) = windows.split_once('/').unwrap();
+        let (count, span) = (count.parse::<usize>().unwrap(), humantime::parse_duration(span).unwrap());
+        let got = world.receivers.got();
+        for from in got.iter().filter(|got| got.at >= since) {
+            let held = got.iter().filter(|other| other.at <= from.at && from.at.since(other.at) < span).count();
+            assert!(held <= count, "{held} within {windows}");
+        }
+    }
+}
+
 /// `calm` would never end if idle lanes woke each other.
 #[tokio::test(start_paused = true)]
 async fn idle_lanes_with_a_shared_limit_are_idle() {
