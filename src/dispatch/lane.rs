@@ -50,6 +50,8 @@ pub(super) struct Lane {
     pauses: u32,
     /// What the destination asked for last.
     pause: Option<Pause>,
+    /// Since when it has asked for pauses and taken nothing, as far as this process knows.
+    pausing_since: Option<Timestamp>,
     last_delivered: Option<Timestamp>,
     under_way: JoinSet<Attempted>,
     pending: HashMap<Id, Pending>,
@@ -120,6 +122,7 @@ impl Lane {
             hold_until: Timestamp::default(),
             pauses: 0,
             pause: None,
+            pausing_since: None,
             last_delivered: None,
             under_way: JoinSet::new(),
             pending: HashMap::new(),
@@ -288,6 +291,9 @@ impl Lane {
             self.breaker.probe_now(now);
         }
         self.hold_until = self.hold_until.max(pacing.hold);
+        if self.hold_until > now {
+            self.pausing_since.get_or_insert(now);
+        }
         let own = Pacer::new(settings.limits.clone(), pacing.sends, now);
         self.limits = Some(Limits::new(own, settings.shared.clone(), Arc::clone(&self.subscription.wake)));
         Ok(true)
@@ -476,6 +482,7 @@ impl Lane {
         let about = Circumstances {
             health: self.breaker.health(),
             last_delivered: self.last_delivered,
+            pausing_since: self.pausing_since,
             pauses: self.pauses,
             fallback: settings.fallback.as_ref(),
             now,
@@ -506,11 +513,14 @@ impl Lane {
         match report.outcome {
             Outcome::Delivered => {
                 self.pauses = 0;
+                // As after an outage.
+                self.recovered |= self.pausing_since.take().is_some();
                 self.last_delivered = Some(now);
                 self.concurrency.succeeded();
             }
             Outcome::Throttled { .. } => {
                 self.pauses = self.pauses.saturating_add(1);
+                self.pausing_since.get_or_insert(now);
                 self.concurrency.failed();
             }
             Outcome::Transient | Outcome::Ambiguous | Outcome::RefusedDestination => self.concurrency.failed(),
@@ -536,12 +546,11 @@ impl Lane {
     async fn fall_back(&mut self, settings: &InForce, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         let Some(fallback) = &settings.fallback else { return Ok(None) };
         let after = match self.breaker.health().condition {
-            // It has only asked for pauses for so long: that may as well be an outage.
-            Condition::Taking if self.pauses > 0 || self.hold_until > now => match self.last_delivered {
-                Some(at) if now.since(at) < fallback.after => return Ok(Some(at.plus(fallback.after))),
-                _ => fallback.after,
+            // To have asked for nothing but pauses for so long may as well be an outage.
+            Condition::Taking => match self.pausing_since {
+                Some(since) if now.since(since) >= fallback.after => fallback.after,
+                since => return Ok(since.map(|since| since.plus(fallback.after))),
             },
-            Condition::Taking => return Ok(None),
             Condition::Failing => fallback.after,
             Condition::Refusing => Duration::ZERO,
         };

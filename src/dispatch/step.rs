@@ -32,18 +32,14 @@ pub struct Circumstances<'a> {
     pub health: &'a Health,
     /// When the destination last took a message, as far as this process knows.
     pub last_delivered: Option<Timestamp>,
+    /// Since when it has asked for pauses and taken nothing.
+    pub pausing_since: Option<Timestamp>,
     /// Throttled answers in a row.
     pub pauses: u32,
     pub fallback: Option<&'a Fallback>,
     pub now: Timestamp,
     /// From 0 to 1.
     pub random: f64,
-}
-
-impl Circumstances<'_> {
-    fn took_one_within(&self, span: Duration) -> bool {
-        self.last_delivered.is_some_and(|at| self.now.since(at) < span)
-    }
 }
 
 /// What to record of an attempt.
@@ -84,7 +80,7 @@ pub fn next_step(claimed: &Claimed, report: &Report, about: &Circumstances<'_>) 
             let again = Settlement::Again { at: until, counts: false, may_repeat: false, plain: false };
             // One that is slow gets there; one that has only asked for pauses, for so long, may as well be down.
             let settlement = match about.fallback {
-                Some(fallback) if !about.took_one_within(fallback.after) => {
+                Some(fallback) if about.pausing_since.is_some_and(|since| now.since(since) >= fallback.after) => {
                     fallen_back(claimed, report, about, fallback.after, again)
                 }
                 _ => again,
@@ -113,7 +109,8 @@ fn failed(claimed: &Claimed, report: &Report, about: &Circumstances<'_>) -> Sett
         );
     }
     let failures = claimed.failures.saturating_add(1);
-    if about.took_one_within(RECENT) && failures >= ALONE_MAX {
+    let others_pass = about.last_delivered.is_some_and(|at| now.since(at) < RECENT);
+    if others_pass && failures >= ALONE_MAX {
         let reason = format!("failed {failures} times while other messages were taken: {}", report.detail);
         return fallen_back(claimed, report, about, Duration::ZERO, Settlement::Dead { reason });
     }
@@ -167,7 +164,15 @@ mod tests {
     }
 
     fn about(health: &Health) -> Circumstances<'_> {
-        Circumstances { health, last_delivered: None, pauses: 1, fallback: None, now: NOW, random: 1.0 }
+        Circumstances {
+            health,
+            last_delivered: None,
+            pausing_since: None,
+            pauses: 1,
+            fallback: None,
+            now: NOW,
+            random: 1.0,
+        }
     }
 
     fn step(claimed: &Claimed, outcome: Outcome, about: &Circumstances<'_>) -> Step {
@@ -294,18 +299,18 @@ mod tests {
         let health = well();
         let fallback = Fallback { to: "mail".into(), after: Duration::from_mins(5) };
         let throttled = || Outcome::Throttled { wait: Some(Duration::from_secs(3)) };
-        let settled = |age, last_delivered: Option<u64>| {
-            let last_delivered = last_delivered.map(|seconds| NOW.minus(Duration::from_secs(seconds)));
-            let about = Circumstances { fallback: Some(&fallback), last_delivered, ..about(&health) };
+        let settled = |age, pausing_since: Option<u64>| {
+            let pausing_since = pausing_since.map(|seconds| NOW.minus(Duration::from_secs(seconds)));
+            let about = Circumstances { fallback: Some(&fallback), pausing_since, ..about(&health) };
             step(&claimed(0, false, Duration::from_secs(age)), throttled(), &about)
         };
-        for (age, last_delivered, falls) in
-            [(299, None, false), (300, None, true), (300, Some(300), true), (9_999, Some(299), false)]
+        for (age, pausing_since, falls) in
+            [(9_999, None, false), (9_999, Some(299), false), (300, Some(300), true), (299, Some(9_999), false)]
         {
-            let found = settled(age, last_delivered);
+            let found = settled(age, pausing_since);
             assert_eq!(found.hold, Some(later(3_001)));
             let expected = falls.then(|| again(3_001, false, false, false));
-            assert_eq!(otherwise(found.settlement), expected, "{age} {last_delivered:?}");
+            assert_eq!(otherwise(found.settlement), expected, "{age} {pausing_since:?}");
         }
     }
 
@@ -359,7 +364,7 @@ mod tests {
             let moved = moved.then(|| crate::store::Moved { from: "chat".into(), why: String::new() });
             let claimed = Claimed { number, moved: moved.clone(), ..claimed(failures, plain, age) };
             let circumstances = Circumstances {
-                last_delivered: others_pass.then_some(NOW), pauses, random, fallback: falls_back.then_some(&fallback),
+                last_delivered: others_pass.then_some(NOW), pausing_since: (!others_pass).then_some(NOW.minus(age)), pauses, random, fallback: falls_back.then_some(&fallback),
                 ..about(&health)
             };
             let found = step(&claimed, outcome.clone(), &circumstances);

@@ -59,7 +59,7 @@ impl Tell {
             ),
             Settlement::Fallback { to, .. } => tracing::warn!(
                 destination.name = %name, delivery.code = %code, attempt.outcome = outcome,
-                "attempt {number} of {code} to {name}: {detail}; {to} is told, instead or anyway",
+                "attempt {number} of {code} to {name}: {detail}; {to} is told instead, if it takes messages",
             ),
             Settlement::Dead { reason } => tracing::error!(
                 destination.name = %name, delivery.code = %code, attempt.outcome = outcome,

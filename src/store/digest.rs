@@ -4,6 +4,8 @@
 //! members are fixed, so that a repeat tells the same. A batch is held, and open, until the time its rule gives it or until it
 //! is full. A digest of what is more than the limits let through is ready at once, and open until it is claimed.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::queue::lanes;
@@ -236,9 +238,50 @@ fn room_for_digests(db: &Connection, via: i64, clears: usize) -> rusqlite::Resul
     Ok(usize::try_from(waiting).unwrap_or(usize::MAX).saturating_add(1))
 }
 
+/// Whether to take these batches apart makes no more messages than they are: their members may be of many keys.
+fn is_worth_it(db: &Connection, via: i64, batches: &[i64]) -> rusqlite::Result<bool> {
+    let mut keys = db.prepare_cached(
+        "SELECT DISTINCT d.destination, d.lane, d.rule, e.key FROM delivery d INDEXED BY delivery_digest
+         JOIN event e ON e.id = d.event WHERE d.digest = ?1",
+    )?;
+    let mut is_open = db.prepare_cached(
+        "SELECT 1 FROM digest INDEXED BY digest_open
+         WHERE destination = ?1 AND rule = ?2 AND lane = ?3 AND grouping = ?4 AND open = 1",
+    )?;
+    let mut needed = BTreeSet::new();
+    for batch in batches {
+        let mut rows = keys.query([batch])?;
+        while let Some(row) = rows.next()? {
+            let (destination, lane): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let (rule, key): (String, String) = (row.get(2)?, row.get(3)?);
+            let grouping = grouping(&key, via, destination);
+            if !is_open.exists(params![destination, rule, lane, grouping])? {
+                needed.insert((destination, lane, rule, grouping));
+            }
+        }
+    }
+    Ok(needed.len() <= batches.len())
+}
+
+/// What is to be folded now, in the order of sending.
+fn excess(db: &Connection, via: i64, clears: usize) -> rusqlite::Result<Vec<i64>> {
+    let mut found = beyond(db, via, clears)?;
+    let mut is_batch = db.prepare_cached("SELECT 1 FROM delivery WHERE id = ?1 AND kind = 1")?;
+    let mut batches = Vec::new();
+    for row in &found {
+        if is_batch.exists([row])? {
+            batches.push(*row);
+        }
+    }
+    if !is_worth_it(db, via, &batches)? {
+        found.retain(|row| !batches.contains(row));
+    }
+    Ok(found)
+}
+
 /// What is beyond the deliveries that are sent soonest, in the order of sending, as far as one step folds it: so the digests
 /// that are made first, and go first, tell what came first.
-fn excess(db: &Connection, via: i64, clears: usize) -> rusqlite::Result<Vec<i64>> {
+fn beyond(db: &Connection, via: i64, clears: usize) -> rusqlite::Result<Vec<i64>> {
     let foldable = LaneKey::first(Severity::High).number();
     let beyond = i64::try_from(clears.saturating_add(1)).unwrap_or(i64::MAX);
     let waiting: i64 = db
@@ -293,7 +336,9 @@ fn fold_one(work: &mut Work<'_>, via: i64, row: i64, now: Timestamp) -> rusqlite
     if kind == Kind::Batch.code() {
         return take_apart(work, (via, destination), row, now);
     }
-    tell_by_overflow(work, via, row, now)?;
+    if !tell_by_overflow(work, via, row, now)? {
+        return Ok(0);
+    }
     work.tally.moved(destination, State::Ready, State::Folded);
     Ok(1)
 }
@@ -308,9 +353,13 @@ fn take_apart(
 ) -> rusqlite::Result<usize> {
     let members = {
         let mut find = work.db.prepare_cached(MEMBERS)?;
-        find.query_map([batch], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?
+        find.query_map([batch], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<rusqlite::Result<Vec<(i64, bool)>>>()?
     };
-    for member in &members {
+    if members.iter().any(|(_, has_event)| !has_event) {
+        return Ok(0);
+    }
+    for (member, _) in &members {
         tell_by_overflow(work, via, *member, now)?;
     }
     work.db.prepare_cached("DELETE FROM digest WHERE delivery = ?1")?.execute([batch])?;
@@ -320,11 +369,15 @@ fn take_apart(
     Ok(members.len())
 }
 
-const MEMBERS: &str = "SELECT id FROM delivery INDEXED BY delivery_digest WHERE digest = ?1 ORDER BY id";
+/// Each with whether its event is there, as it must be; a damaged batch is left alone.
+const MEMBERS: &str =
+    "SELECT d.id, e.id IS NOT NULL FROM delivery d INDEXED BY delivery_digest LEFT JOIN event e ON e.id = d.event
+     WHERE d.digest = ?1 ORDER BY d.id";
 
-/// Points the delivery of an event to the digest of overflow that tells it, which is made if there is none.
-fn tell_by_overflow(work: &mut Work<'_>, via: i64, row: i64, now: Timestamp) -> rusqlite::Result<()> {
-    let (destination, lane, rule, severity, key, received) = work
+/// Points the delivery of an event to the digest of overflow that tells it, which is made if there is none; `false` if the
+/// event is not there, which claiming it finds out.
+fn tell_by_overflow(work: &mut Work<'_>, via: i64, row: i64, now: Timestamp) -> rusqlite::Result<bool> {
+    let found = work
         .db
         .prepare_cached(
             "SELECT d.destination, d.lane, d.rule, d.severity, e.key, e.received_at
@@ -334,9 +387,10 @@ fn tell_by_overflow(work: &mut Work<'_>, via: i64, row: i64, now: Timestamp) -> 
             let severity = Severity::from_rank(row.get(3)?);
             let received = outbox::timestamp(row, 5)?;
             Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?, severity, row.get::<_, String>(4)?, received))
-        })?;
-    // What came another way is told apart from the destination's own.
-    let grouping = if via == destination { key } else { format!("{key} via {via}") };
+        })
+        .optional()?;
+    let Some((destination, lane, rule, severity, key, received)) = found else { return Ok(false) };
+    let grouping = grouping(&key, via, destination);
     let open = Open { kind: Kind::Overflow, destination, via, lane, rule: &rule, grouping: &grouping };
     let (digest, members) = match open.join(work.db, received)? {
         Some(found) => found,
@@ -345,7 +399,13 @@ fn tell_by_overflow(work: &mut Work<'_>, via: i64, row: i64, now: Timestamp) -> 
     if members >= MEMBERS_MAX {
         seal(work.db, digest)?;
     }
-    work.db.prepare_cached("UPDATE delivery SET state = 5, digest = ?2 WHERE id = ?1")?.execute([row, digest]).map(drop)
+    work.db.prepare_cached("UPDATE delivery SET state = 5, digest = ?2 WHERE id = ?1")?.execute([row, digest])?;
+    Ok(true)
+}
+
+/// What came another way is told apart from the destination's own.
+fn grouping(key: &str, via: i64, destination: i64) -> String {
+    if via == destination { key.to_owned() } else { format!("{key} via {via}") }
 }
 
 /// Null unless all members name the same.

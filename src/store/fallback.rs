@@ -26,12 +26,13 @@ pub struct Handed {
     pub young: Option<Timestamp>,
 }
 
-/// Deliveries moved to a fallback in one transaction.
-const MOVED_AT_ONCE: i64 = 500;
+/// Deliveries moved to a fallback in one transaction, and as many are looked at.
+const MOVED_AT_ONCE: usize = 500;
+const LOOKED_AT: i64 = 500;
 
 impl Store {
     /// Gives what `from` owes to `to` to send, in steps: deliveries that became owed at or before `before`, but not those
-    /// whose events `to` is owed itself; and none while `to` takes nothing either.
+    /// whose events `to` is owed itself; and while `to` takes nothing either, one at a time.
     pub async fn move_to_fallback(
         &self,
         from: i64,
@@ -41,10 +42,13 @@ impl Store {
         now: Timestamp,
     ) -> Result<Handed, StoreError> {
         let looking = to.clone();
-        let looking = move |db: &Connection| match known_id(db, looking.as_str())? {
-            Some(to) if !is_taking(db, to)? => Ok((Vec::new(), Handed { seen: which.after, ..Handed::default() })),
+        let looking = move |db: &Connection| {
             // A destination that nothing was ever owed to has no number.
-            to => movable(db, from, to.unwrap_or(0), which),
+            let to = known_id(db, looking.as_str())?.unwrap_or(0);
+            match room_at(db, to)? {
+                0 => Ok((Vec::new(), Handed { seen: which.after, ..Handed::default() })),
+                most => movable(db, from, to, which, most),
+            }
         };
         let (rows, handed) = self.read(looking).await?;
         if rows.is_empty() {
@@ -104,7 +108,7 @@ impl Store {
             let find = move |db: &Connection| {
                 let Some(via) = known_id(db, via.as_str())? else { return Ok((0, Vec::new())) };
                 let mut find = db.prepare_cached(AWAY)?;
-                let rows = find.query_map(params![via, only, MOVED_AT_ONCE], |row| row.get(0))?;
+                let rows = find.query_map(params![via, only, LOOKED_AT], |row| row.get(0))?;
                 Ok((via, rows.collect::<rusqlite::Result<Vec<i64>>>()?))
             };
             let (via, rows) = self.read(find).await?;
@@ -175,22 +179,42 @@ pub(super) fn is_told(db: &Connection, row: i64, to: i64) -> rusqlite::Result<bo
     db.prepare_cached(TOLD)?.query_row([row, to], |row| row.get(0))
 }
 
+/// How many deliveries a fallback may be given at once. One that took nothing when it was last heard of gets one, to find out
+/// whether it has been mended, and no more while that waits.
+pub(super) fn room_at(db: &Connection, to: i64) -> rusqlite::Result<usize> {
+    if is_taking(db, to)? {
+        return Ok(MOVED_AT_ONCE);
+    }
+    let waits = WAITS
+        .iter()
+        .try_fold(false, |waits, sql| Ok::<_, rusqlite::Error>(waits || db.prepare_cached(sql)?.exists([to])?));
+    waits.map(|waits| usize::from(!waits))
+}
+
+const WAITS: [&str; 2] = [
+    "SELECT 1 FROM delivery INDEXED BY delivery_ready WHERE via = ?1 AND state = 0 LIMIT 1",
+    "SELECT 1 FROM delivery INDEXED BY delivery_sending WHERE state = 1 AND via = ?1 LIMIT 1",
+];
+
 /// The next deliveries that may be moved. Asked lane by lane, as the index has them: with a backlog of a million, to sort all
 /// of it for each step would take hours.
-fn movable(db: &Connection, from: i64, to: i64, which: Movable) -> rusqlite::Result<(Vec<i64>, Handed)> {
+fn movable(db: &Connection, from: i64, to: i64, which: Movable, most: usize) -> rusqlite::Result<(Vec<i64>, Handed)> {
     let mut waiting = db.prepare_cached(WAITING_IN_LANE)?;
     let mut rows: Vec<i64> = Vec::new();
     for lane in lanes(db, from)? {
-        for row in waiting.query_map(params![from, lane, which.after, MOVED_AT_ONCE], |row| row.get(0))? {
+        for row in waiting.query_map(params![from, lane, which.after, LOOKED_AT], |row| row.get(0))? {
             rows.push(row?);
         }
     }
     rows.sort_unstable();
-    rows.truncate(usize::try_from(MOVED_AT_ONCE).unwrap_or(usize::MAX));
+    rows.truncate(MOVED_AT_ONCE);
     let mut look = db.prepare_cached(MOVABLE)?;
     let mut found = Vec::new();
     let mut handed = Handed { moved: 0, seen: which.after, young: None };
     for row in rows {
+        if found.len() == most {
+            break;
+        }
         let (since, movable): (Timestamp, bool) = look.query_row([row], |row| Ok((timestamp(row, 0)?, row.get(1)?)))?;
         if since > which.before {
             // Numbers grow with time, but for what an operator has sent again.

@@ -512,13 +512,15 @@ fn fall_back(
     let Settlement::Fallback { to, why, may_repeat, otherwise } = settlement else { return Ok(None) };
     let last_resort = matches!(**otherwise, Settlement::Dead { .. });
     let to = destination_id(work.db, to.as_str())?;
-    if !fallback::is_told(work.db, claimed.row, to)? && (last_resort || is_taking(work.db, to)?) {
+    if !fallback::is_told(work.db, claimed.row, to)? && (last_resort || fallback::room_at(work.db, to)? > 0) {
         let mut update = work.db.prepare_cached(
             "UPDATE delivery SET state = 0, via = ?2, note = ?3, due_at = 0, failures = 0, may_repeat = may_repeat OR ?4,
-                plain = 0, reason = ?5, status = ?6, crashes = 0
+                plain = 0, reason = ?5, status = ?6, crashes = 0, created_at = coalesce(?7, created_at)
              WHERE id = ?1 AND state = 1",
         )?;
-        if update.execute(params![claimed.row, to, why, may_repeat, report.detail, report.status])? > 0 {
+        // The age counts anew where it was the reason, or it would be given up there at the first hitch.
+        let anew = last_resort.then_some(at.as_millis());
+        if update.execute(params![claimed.row, to, why, may_repeat, report.detail, report.status, anew])? > 0 {
             work.waits(to);
             work.moved += 1;
             return Ok(Some(State::Ready));

@@ -284,6 +284,33 @@ async fn batches_that_are_too_many_are_told_by_overflow() {
     assert_eq!(all, (0..40).map(|n| n.to_string()).collect::<Vec<_>>(), "each once");
 }
 
+/// Batches by target tell events of many keys, and digests of overflow tell one key each.
+#[tokio::test]
+async fn batches_are_taken_apart_only_if_that_makes_fewer_messages() {
+    let scene = Scene::new();
+    let chat = scene.destination("chat").await;
+    let of_host = |host: usize, keys: usize| {
+        (0..keys).map(move |key| {
+            let mut event = keyed(&format!("{host} {key}"), &format!("issue-{key}"), &INFO);
+            event.owed[0].batch = Some(NewBatch { group: format!("host {host}"), wait: Duration::ZERO, max: 9 });
+            event
+        })
+    };
+    scene.accept((0..4).flat_map(|host| of_host(host, 5)).collect()).await;
+    scene.store.close_batches(chat.destination, NOW).await.unwrap();
+    assert_eq!(scene.store.fold(chat.destination, 1, NOW).await.unwrap(), 0, "five for four");
+    scene.accept((4..8).flat_map(|host| of_host(host, 5)).collect()).await;
+    scene.store.close_batches(chat.destination, NOW).await.unwrap();
+    assert_eq!(scene.store.fold(chat.destination, 1, NOW).await.unwrap(), 40);
+    assert_eq!(scene.counts("chat").await.ready, 5);
+    tallied(&scene).await;
+    // Those are open: what comes now costs nothing more.
+    scene.accept(of_host(9, 5).collect()).await;
+    scene.store.close_batches(chat.destination, NOW).await.unwrap();
+    assert_eq!(scene.store.fold(chat.destination, 1, NOW).await.unwrap(), 5);
+    assert_eq!(scene.counts("chat").await.ready, 5);
+}
+
 /// Whoever is quicker has it: sent alone or told by a digest, never both, never neither.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn folding_and_claiming_do_not_meet() {

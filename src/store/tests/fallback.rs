@@ -202,6 +202,7 @@ async fn a_fallback_that_takes_nothing_is_given_only_what_would_be_given_up() {
     let scene = Scene::new();
     let (chat, mail) = (scene.destination("chat").await, scene.destination("mail").await);
     scene.accept((1..=3).map(|n| event(&n.to_string(), &INFO)).collect()).await;
+    scene.accept(vec![event("own", &[("mail", Severity::Info)])]).await;
     is(&scene, mail, Condition::Failing).await;
     assert_eq!(hand_over(&scene, chat, NOW, 0).await, Handed::default());
     let claimed = scene.claim(chat, 2, NOW).await;
@@ -212,6 +213,30 @@ async fn a_fallback_that_takes_nothing_is_given_only_what_would_be_given_up() {
     assert_eq!((scene.row(1).await.state.as_str(), scene.row(2).await.state.as_str()), ("ready", "ready"));
     is(&scene, mail, Condition::Taking).await;
     assert_eq!(hand_over(&scene, chat, NOW, 0).await.moved, 2);
+    tallied(&scene).await;
+}
+
+/// Nobody would find out otherwise that it has been mended.
+#[tokio::test]
+async fn a_fallback_that_took_nothing_and_has_nothing_to_send_is_given_one() {
+    let scene = Scene::new();
+    let (chat, mail) = (scene.destination("chat").await, scene.destination("mail").await);
+    scene.accept((1..=6).map(|n| event(&n.to_string(), &INFO)).collect()).await;
+    is(&scene, mail, Condition::Failing).await;
+    assert_eq!(hand_over(&scene, chat, NOW, 0).await, Handed { moved: 1, seen: 1, young: None });
+    assert_eq!(hand_over(&scene, chat, NOW, 1).await, Handed { moved: 0, seen: 1, young: None }, "it waits there");
+    let probe = scene.claim(mail, 9, later(5)).await;
+    assert_eq!(rows(&probe), [1]);
+    assert_eq!(hand_over(&scene, chat, NOW, 1).await.moved, 0, "it is under way");
+    scene.settle(mail, &probe[0], Settlement::Delivered).await;
+    // By an attempt's end, too.
+    let claimed = scene.claim(chat, 2, NOW).await;
+    for claimed in &claimed {
+        scene.settle(chat, claimed, to_mail(again(later(9)))).await;
+    }
+    assert_eq!((scene.row(2).await.via.as_deref(), scene.row(3).await.via), (Some("mail"), None));
+    is(&scene, mail, Condition::Taking).await;
+    assert_eq!(hand_over(&scene, chat, NOW, 1).await.moved, 4);
     tallied(&scene).await;
 }
 
