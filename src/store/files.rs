@@ -3,11 +3,11 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, open, stat, statat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, makedev, open, statat, statx};
 use rustix::io::Errno;
 
 use super::StoreError;
@@ -33,10 +33,10 @@ impl Files {
     pub(super) fn of(directory: &Path, names: impl IntoIterator<Item = String>) -> io::Result<Self> {
         let path = directory.to_owned();
         let directory = open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let opened = identity(&statat(&directory, "", AtFlags::EMPTY_PATH)?);
+        let opened = identity(&directory, Path::new(""), AtFlags::EMPTY_PATH)?;
         let names = names.into_iter().map(|name| {
-            let found = statat(&directory, &name, AtFlags::empty())?;
-            Ok((name, identity(&found)))
+            let found = identity(&directory, name.as_ref(), AtFlags::empty())?;
+            Ok((name, found))
         });
         let names = names.collect::<io::Result<_>>()?;
         Ok(Self { directory, path, opened, names, sought: Cell::new(Instant::now()) })
@@ -47,13 +47,13 @@ impl Files {
         let replaced = self
             .names
             .iter()
-            .find(|(name, opened)| is_another(statat(&self.directory, name, AtFlags::empty()), *opened));
+            .find(|(name, opened)| is_another(identity(&self.directory, name.as_ref(), AtFlags::empty()), *opened));
         if let Some((name, _)) = replaced {
             return Err(StoreError::Replaced(self.path.join(name)));
         }
         if self.sought.get().elapsed() >= SEEK_EVERY {
             self.sought.set(Instant::now());
-            if is_another(stat(&self.path), self.opened) {
+            if is_another(identity(CWD, &self.path, AtFlags::empty()), self.opened) {
                 return Err(StoreError::Replaced(self.path.clone()));
             }
         }
@@ -62,8 +62,20 @@ impl Files {
 }
 
 /// What cannot be looked at for another reason than that it is gone is taken for what it was.
-fn is_another(found: Result<Stat, Errno>, opened: Identity) -> bool {
-    found.map_or_else(|error| matches!(error, Errno::NOENT | Errno::NOTDIR), |found| identity(&found) != opened)
+fn is_another(found: Result<Identity, Errno>, opened: Identity) -> bool {
+    found.map_or_else(|error| matches!(error, Errno::NOENT | Errno::NOTDIR), |found| found != opened)
+}
+
+/// Asks for nothing but the number. Who asks for a file's times makes Linux note the next write to the nanosecond and no
+/// longer to its tick of a few milliseconds: <https://docs.kernel.org/filesystems/multigrain-ts.html>. Each commit would
+/// then change the inode of the log, and file systems without a journal write that out with each sync.
+fn identity(directory: impl AsFd, path: &Path, flags: AtFlags) -> Result<Identity, Errno> {
+    match statx(&directory, path, flags, StatxFlags::INO) {
+        Ok(found) => Ok((makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino)),
+        // Kernels before 4.11, and some sandboxes.
+        Err(Errno::NOSYS) => statat(&directory, path, flags).map(|found| (found.st_dev, found.st_ino)),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whose locks or flushes may be less than they seem, by the magic number of the file system. Those in user space may be
@@ -89,10 +101,6 @@ pub(super) fn refuse_network(directory: &Path) -> Result<(), StoreError> {
 fn network(magic: u64) -> Option<&'static str> {
     let magic = u32::try_from(magic & u64::from(u32::MAX)).ok()?;
     NETWORK.iter().find(|(known, _)| *known == magic).map(|(_, kind)| *kind)
-}
-
-fn identity(found: &Stat) -> Identity {
-    (found.st_dev, found.st_ino)
 }
 
 #[cfg(test)]
