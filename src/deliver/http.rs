@@ -195,6 +195,12 @@ pub(super) fn json_headers() -> HeaderMap {
     HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"))])
 }
 
+/// A JSON body, as it goes on the wire.
+pub(super) fn json_body(body: &serde_json::Value) -> Vec<u8> {
+    // A value always serialises.
+    serde_json::to_vec(body).unwrap_or_default()
+}
+
 /// What came back.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Answer {

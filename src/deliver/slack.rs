@@ -92,7 +92,7 @@ impl Slack {
         if let Some(bot) = &self.bot {
             headers.insert(AUTHORIZATION, bot.authorization.clone());
         }
-        match self.endpoint.post(headers, body.to_string().into_bytes(), now).await {
+        match self.endpoint.post(headers, http::json_body(&body), now).await {
             Ok(answer) if let Some(bot) = &self.bot => {
                 let report = judge_bot(&answer);
                 match &message.thread {

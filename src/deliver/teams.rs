@@ -53,7 +53,7 @@ impl Teams {
 
     pub(super) async fn send(&self, message: &Message, now: Timestamp) -> Report {
         let Some(body) = envelope(&message.content) else { return wrong_content(Channel::Teams) };
-        match self.endpoint.post(http::json_headers(), body.to_string().into_bytes(), now).await {
+        match self.endpoint.post(http::json_headers(), http::json_body(&body), now).await {
             Ok(answer) => judge(&answer),
             Err(report) => report,
         }

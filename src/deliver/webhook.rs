@@ -81,7 +81,7 @@ impl Webhook {
 
     pub(super) async fn send(&self, message: &Message, now: Timestamp) -> Report {
         let Content::Json(body) = &message.content else { return wrong_content(Channel::Webhook) };
-        let body = body.to_string().into_bytes();
+        let body = http::json_body(body);
         let Some(headers) = self.headers(message.id.as_str(), now, &body) else {
             return wrong_content(Channel::Webhook);
         };
