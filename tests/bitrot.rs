@@ -156,13 +156,13 @@ async fn send_all(store: &Store, name: &'static str, truth: &Truth, came: &mut C
         }
         for claimed in claimed {
             match &claimed.what {
-                What::Event(body) => is_true(body, name, truth),
+                What::Record(body) => is_true(body, name, truth),
                 What::Digest(_) => {
                     for (body, _) in store.gathered(claimed.row).await?.events {
                         is_true(&body, name, truth);
                     }
                 }
-                What::Notice(text) => panic!("nobody put in the notice {text:?}"),
+                What::Event(_) | What::Notice(_) => panic!("nobody put in {:?}", claimed.what),
             }
             assert_eq!((claimed.rule.as_str(), claimed.moved.as_ref()), ("all", None));
             came.sent += 1;

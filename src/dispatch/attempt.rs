@@ -104,7 +104,7 @@ impl Attempt {
         let delay = lateness::why(claimed, &known, now);
         let moved = claimed.moved.as_ref().filter(|_| !matches!(claimed.what, What::Notice(_)));
         let mentions = match (&claimed.what, rule.and_then(|rule| rule.mention.as_ref())) {
-            (What::Event(_) | What::Digest(_), Some(named)) => named,
+            (What::Event(_) | What::Record(_) | What::Digest(_), Some(named)) => named,
             _ => &self.settings.mention,
         };
         let about = Circumstances {
@@ -125,7 +125,8 @@ impl Attempt {
             thread: claimed.thread.as_deref(),
         };
         match &claimed.what {
-            What::Event(body) => event(body)
+            What::Event(event) => Ok((Context::new(event, &about), claimed.thread.clone())),
+            What::Record(body) => event(body)
                 .map(|event| (Context::new(&event, &about), claimed.thread.clone()))
                 .ok_or_else(|| refused("the stored event cannot be read")),
             What::Digest(kind) => self.digest(*kind, &about).await,

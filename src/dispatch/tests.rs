@@ -199,7 +199,7 @@ async fn nothing_is_sent_of_what_is_not_on_disk() {
     for comes_to_disk in [false, true] {
         let (keep, kept) = oneshot::channel();
         let settings = InForce { settings: settings("chat", scene.script.sender()), shared: Vec::new() };
-        let what = What::Event(r#"{"event_id":"1","key":"issue-add"}"#.into());
+        let what = What::Record(r#"{"event_id":"1","key":"issue-add"}"#.into());
         let attempt = attempt::Attempt {
             shared: scene.dispatcher.shared.clone(),
             settings: Arc::new(settings),

@@ -5,6 +5,7 @@
 //! as it came and found where it may be. All text in here is hostile: it was read from scanned websites.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -81,8 +82,8 @@ impl fmt::Display for BodyError {
 
 impl std::error::Error for BodyError {}
 
-/// One event. `body` is the whole record as it came, unwrapped; the rest is read from it once.
-#[derive(Clone, Debug, PartialEq)]
+/// One event. `body` is the whole record as it came, unwrapped, and shared by clones; the rest is read from it once.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub id: EventId,
     pub key: EventKey,
@@ -91,7 +92,7 @@ pub struct Event {
     pub url: Option<String>,
     /// When it happened, to the minute; `None` when the record does not say.
     pub time: Option<Timestamp>,
-    body: Map<String, Value>,
+    body: Arc<Map<String, Value>>,
 }
 
 /// The record's own members; everything else is an event-specific field.
@@ -123,7 +124,7 @@ impl Event {
             time,
             id,
             key,
-            body,
+            body: Arc::new(body),
         })
     }
 

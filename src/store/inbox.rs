@@ -7,14 +7,13 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::work::Work;
 use super::{NewBatch, Store, StoreError, checksum, outbox};
-use crate::model::{DestinationName, Event, EventId, EventKey, RuleName, Severity, SourceName, Timestamp};
+use crate::model::{DestinationName, Event, EventId, RuleName, Severity, SourceName, Timestamp};
 
 /// An event with all that follows from it, ready to be committed.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    pub id: EventId,
-    pub key: EventKey,
-    /// The record as JSON.
+    pub event: Arc<Event>,
+    /// Its record as JSON.
     pub body: String,
     pub owed: Vec<NewDelivery>,
     /// The rule that drops it, and its reason.
@@ -25,7 +24,7 @@ impl NewEvent {
     pub fn new(event: &Event, owed: Vec<NewDelivery>, dropped: Option<(RuleName, String)>) -> Self {
         // A map with text keys always serialises.
         let body = serde_json::to_string(event.body()).unwrap_or_default();
-        Self { id: event.id.clone(), key: event.key.clone(), body, owed, dropped }
+        Self { event: Arc::new(event.clone()), body, owed, dropped }
     }
 }
 
@@ -66,7 +65,7 @@ impl Store {
             let mut accepted = Accepted::default();
             let mut fresh = Vec::with_capacity(events.len());
             for event in &*events {
-                fresh.push(mark_seen(work.db, &event.id, false, now)?);
+                fresh.push(mark_seen(work.db, &event.event.id, false, now)?);
                 if fresh.last() == Some(&false) {
                     accepted.duplicate += 1;
                     continue;
@@ -145,14 +144,14 @@ fn mark_seen(db: &Connection, id: &EventId, baseline: bool, now: Timestamp) -> r
     Ok(changed > 0 || cfg!(sabotage = "no_unique"))
 }
 
-fn insert(work: &mut Work<'_>, source: &SourceName, event: &NewEvent, now: Timestamp) -> rusqlite::Result<()> {
-    let (dropped_by, drop_reason) = match &event.dropped {
+fn insert(work: &mut Work<'_>, source: &SourceName, new: &NewEvent, now: Timestamp) -> rusqlite::Result<()> {
+    let (dropped_by, drop_reason) = match &new.dropped {
         Some((rule, reason)) => (Some(rule.as_str()), Some(reason.as_str())),
         None => (None, None),
     };
-    let (id, key) = (event.id.as_str(), event.key.as_str());
-    let owed = i64::try_from(event.owed.len()).unwrap_or(i64::MAX);
-    let sum = checksum::event(id, key, now, &event.body);
+    let (id, key) = (new.event.id.as_str(), new.event.key.as_str());
+    let owed = i64::try_from(new.owed.len()).unwrap_or(i64::MAX);
+    let sum = checksum::event(id, key, now, &new.body);
     let row = work.next_event();
     work.db
         .prepare_cached(
@@ -165,18 +164,18 @@ fn insert(work: &mut Work<'_>, source: &SourceName, event: &NewEvent, now: Times
             key,
             source.as_str(),
             now.as_millis(),
-            event.body,
+            new.body,
             dropped_by,
             drop_reason,
             owed,
             sum
         ])?;
-    for owed in &event.owed {
+    for owed in &new.owed {
         let destination = match work.known_id(&owed.destination) {
             Some(number) => number,
             None => outbox::destination_id(work.db, owed.destination.as_str())?,
         };
-        outbox::enqueue(work, (row, key, &event.body), destination, owed, now)?;
+        outbox::enqueue(work, (row, &new.event), destination, owed, now)?;
     }
     Ok(())
 }

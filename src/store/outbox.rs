@@ -9,7 +9,7 @@ use super::queue::{Candidate, Queue, lanes};
 use super::work::{OutletId, Tally, Work};
 use super::{NewDelivery, Room, Store, StoreError, checksum, digest, fallback, schema, thread};
 use crate::model::delivery::{Kind, LaneKey, State};
-use crate::model::{Condition, DestinationName, Health, Outcome, Report, RuleName, Severity, Timestamp};
+use crate::model::{Condition, DestinationName, Event, Health, Outcome, Report, RuleName, Severity, Timestamp};
 
 /// A delivery whose attempt is on record as started. The caller sends it once and settles it.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ pub struct Claimed {
 impl Claimed {
     /// Whether it tells one event.
     pub fn is_event(&self) -> bool {
-        matches!(self.what, What::Event(_))
+        matches!(self.what, What::Event(_) | What::Record(_))
     }
 
     #[cfg(test)]
@@ -59,7 +59,7 @@ impl Claimed {
             created_at: received_at,
             started_at: received_at,
             moved: None,
-            what: What::Event("".into()),
+            what: What::Record("".into()),
             destination: 1,
             thread: None,
         }
@@ -69,8 +69,9 @@ impl Claimed {
 /// What there is to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    /// The event as JSON.
-    Event(Arc<str>),
+    Event(Arc<Event>),
+    /// An event as it is on disk: its record as JSON.
+    Record(Arc<str>),
     /// [`Store::gathered`] has it.
     Digest(Kind),
     /// Of the destination that it is owed to: it refuses messages, with this answer.
@@ -277,12 +278,12 @@ fn sends(db: &Connection, destination: i64, since: Timestamp, most: usize) -> ru
 /// Makes the delivery of one event. If the destination's lane offered to take it, its attempt starts with this.
 pub(super) fn enqueue(
     work: &mut Work<'_>,
-    (event, key, body): (i64, &str, &str),
+    (event, told): (i64, &Arc<Event>),
     destination: i64,
     owed: &NewDelivery,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
-    let lane = LaneKey::new(owed.severity, key).number();
+    let lane = LaneKey::new(owed.severity, told.key.as_str()).number();
     let (rule, thread) = (owed.rule.as_str(), owed.thread.as_deref());
     let sum = checksum::delivery(Kind::Event.code(), event, destination, lane, (rule, thread));
     work.tally.owed += 1;
@@ -335,7 +336,7 @@ pub(super) fn enqueue(
         created_at: now,
         started_at: now,
         moved: None,
-        what: What::Event(body.into()),
+        what: What::Event(Arc::clone(told)),
         destination,
         thread: owed.thread.clone(),
     };

@@ -244,7 +244,7 @@ fn event_of(row: &Row<'_>) -> Result<(What, Timestamp), Unreadable> {
     if row.get::<_, Option<i64>>(19)?.is_some_and(|kept| kept != sum) {
         return Err(Unreadable::Damaged("its event"));
     }
-    Ok((What::Event(body.into()), received_at))
+    Ok((What::Record(body.into()), received_at))
 }
 
 /// What a lane asks of a table that may hold millions.

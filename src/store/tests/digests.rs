@@ -330,7 +330,7 @@ async fn folding_and_claiming_do_not_meet() {
     let mut ids = Vec::new();
     for claimed in &sent {
         match &claimed.what {
-            What::Event(body) => ids.push(
+            What::Record(body) => ids.push(
                 serde_json::from_str::<serde_json::Value>(body).unwrap()["event_id"].as_str().unwrap().to_owned(),
             ),
             _ => ids.extend(told(&scene, claimed.row).await),
