@@ -2,14 +2,17 @@
 //!
 //! Each turn of it is one transaction: the answers that came are recorded, and as many deliveries as the breaker, the limits
 //! and the free slots allow are claimed. When nothing waits, the lane offers its free slots, and intake claims for it as new
-//! events come. A slot is taken from the claim until the answer is on disk, whatever fails meanwhile.
+//! events come. While the transaction is on its way to the disk the lane goes on taking both, answers and what it was given;
+//! the next turn records them. A slot is taken from the claim until the answer is on disk, whatever fails meanwhile.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempt, Attempted};
@@ -31,6 +34,9 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 const LOG_EVERY: u32 = 60;
 /// Whatever it waits for, the lane asks the store this often: wake-ups and times are hints.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// While all that comes is given to the lane as it is made, there is nothing to look for; now and then it is looked all the
+/// same.
+const LOOKED_LATELY: Duration = Duration::from_secs(1);
 /// Between two looks for what is more than the limits let through.
 const FOLD_EVERY: Duration = Duration::from_secs(1);
 /// Chat and mail are slow; remembering their sends costs nothing, and limits that come later know of them.
@@ -71,6 +77,8 @@ pub(super) struct Lane {
     /// How far deliveries have been looked at for the fallback in this outage.
     handed: i64,
     folded_at: Option<Timestamp>,
+    /// When it was last looked for what waits, as far as the store took no harm since.
+    looked_at: Option<Instant>,
     store_failures: u32,
 }
 
@@ -135,6 +143,7 @@ impl Lane {
             recovered: false,
             handed: 0,
             folded_at: None,
+            looked_at: None,
             store_failures: 0,
         }
     }
@@ -144,7 +153,10 @@ impl Lane {
         while !self.stop.is_cancelled() {
             let wait = self.turn().await;
             let wait = self.or_store(wait);
-            self.wait(wait).await;
+            // What was answered during the turn is for the next one to record.
+            if self.ended.is_empty() || matches!(wait, Wait::Store) {
+                self.wait(wait).await;
+            }
         }
         self.finish().await;
     }
@@ -166,7 +178,8 @@ impl Lane {
             self.receive();
             match self.under_way.join_next_with_id().await {
                 Some(ended) => self.answered(ended),
-                None => return,
+                None if self.ended.is_empty() => return,
+                None => {}
             }
         }
     }
@@ -212,7 +225,6 @@ impl Lane {
                     }
                 }
                 Some(born) = self.subscription.born.recv() => {
-                    self.received += 1;
                     self.start_born(born);
                     self.receive();
                     // Nothing to record or to claim: that it runs is all.
@@ -340,6 +352,7 @@ impl Lane {
             claim: tickets.len(),
             received: self.received,
             offer: !limits.is_shared() && gate == Gate::Open,
+            looked: self.looked_at.is_some_and(|at| at.elapsed() < LOOKED_LATELY),
             probe: gate == Gate::Probe,
             ..Turn::default()
         };
@@ -354,8 +367,18 @@ impl Lane {
             }
         }
         let taken = taken?;
+        // An answer during the turn may have changed what may start.
+        let now = self.shared.clock.now();
+        let may = self.breaker.gate(now) == gate && self.hold_until <= now;
         for (claimed, tickets) in taken.claimed.into_iter().zip(tickets) {
-            self.start(settings, claimed, tickets, None);
+            if may {
+                self.start(settings, claimed, tickets, None);
+                continue;
+            }
+            if let Some(limits) = &mut self.limits {
+                limits.cancel(&tickets);
+            }
+            self.not_started(claimed, now);
         }
         self.receive();
         Ok(if more { None } else { Some(taken.next.map_or(Wait::Wake, Wait::Until)) })
@@ -372,22 +395,46 @@ impl Lane {
     }
 
     /// One transaction: `turn`, and all that is not on record yet. If it fails, nothing has changed.
+    ///
+    /// What comes in the meantime is seen to at once: answers, to be recorded next, and deliveries made for the lane, so that
+    /// their messages are made while the disk works. Under limits the latter wait: the turn has reserved all there is.
     async fn take_turn(&mut self, turn: Turn, now: Timestamp) -> Result<Taken, StoreError> {
         let ended: Arc<[Ended]> = std::mem::take(&mut self.ended).into();
+        let (hold, health_changed) = (self.hold_news.take(), std::mem::take(&mut self.health_changed));
         let turn = Turn {
             ended: Arc::clone(&ended),
-            hold: self.hold_news,
-            health: self.health_changed.then(|| self.breaker.health().clone()),
+            hold,
+            health: health_changed.then(|| self.breaker.health().clone()),
             remember: self.remember(),
             ..turn
         };
-        let taken = self.shared.store.turn(self.subscription.outlet, turn, now).await;
+        let looks = turn.claim > 0 && !turn.looked;
+        let takes_born = {
+            let settings = self.settings.borrow();
+            let in_force = self.limits.as_ref().is_some_and(|limits| limits.are(&settings.limits, &settings.shared));
+            in_force && !settings.is_paced()
+        };
+        let (store, outlet) = (self.shared.store.clone(), self.subscription.outlet);
+        let mut taking = pin!(store.turn(outlet, turn, now));
+        let taken = loop {
+            tokio::select! {
+                biased;
+                taken = &mut taking => break taken,
+                Some(ended) = self.under_way.join_next_with_id(), if !self.under_way.is_empty() => self.answered(ended),
+                Some(born) = self.subscription.born.recv(), if takes_born => self.start_born(born),
+            }
+        };
         if let Ok(taken) = &taken {
             self.shared.tell.moved_singly(&self.settings.borrow().name, taken.moved);
-            self.hold_news = None;
-            self.health_changed = false;
+            if looks {
+                self.looked_at = Some(Instant::now());
+            }
         } else {
-            self.ended = ended.to_vec();
+            let since = std::mem::replace(&mut self.ended, ended.to_vec());
+            self.ended.extend(since);
+            self.hold_news = hold.max(self.hold_news);
+            self.health_changed |= health_changed;
+            self.looked_at = None;
         }
         taken
     }
@@ -405,12 +452,12 @@ impl Lane {
     /// Takes what was claimed for the lane as it was made.
     fn receive(&mut self) {
         while let Ok(born) = self.subscription.born.try_recv() {
-            self.received += 1;
             self.start_born(born);
         }
     }
 
     fn start_born(&mut self, Born { claimed, kept }: Born) {
+        self.received += 1;
         let now = self.shared.clock.now();
         let may = !self.stop.is_cancelled() && self.breaker.gate(now) == Gate::Open && self.hold_until <= now;
         let tickets = if may { self.limits.as_mut().and_then(|limits| limits.reserve(1, now).pop()) } else { None };
@@ -463,12 +510,7 @@ impl Lane {
         let (report, sent) = match attempted {
             Attempted::Sent(report) => (report, true),
             Attempted::NotSent(report) => (report, false),
-            Attempted::NotStarted => {
-                let report = Report::new(Outcome::Transient, None, "not started");
-                self.handed = self.handed.min(claimed.row - 1);
-                self.ended.push(Ended { claimed, at: now, report, settlement: Settlement::NotStarted });
-                return;
-            }
+            Attempted::NotStarted => return self.not_started(claimed, now),
             Attempted::NeverKept => return,
         };
         let random = backoff::random();
@@ -507,6 +549,12 @@ impl Lane {
         self.shared.tell.answer(&settings.name, &claimed, &report, &step.settlement, now);
         self.changed(change, &settings);
         self.ended.push(Ended { claimed, at: now, report, settlement: step.settlement });
+    }
+
+    fn not_started(&mut self, claimed: Claimed, now: Timestamp) {
+        let report = Report::new(Outcome::Transient, None, "not started");
+        self.handed = self.handed.min(claimed.row - 1);
+        self.ended.push(Ended { claimed, at: now, report, settlement: Settlement::NotStarted });
     }
 
     fn learn(&mut self, report: &Report, now: Timestamp) {
@@ -555,7 +603,12 @@ impl Lane {
             Condition::Refusing => Duration::ZERO,
         };
         // What has just ended must be on record as waiting before it can be moved.
+        let before = (self.breaker.health().condition, self.pausing_since);
         self.record().await?;
+        if before != (self.breaker.health().condition, self.pausing_since) {
+            // An answer came meanwhile, and with it perhaps the end of the outage.
+            return Ok(Some(now));
+        }
         let from = self.subscription.outlet.destination;
         let why = match (self.breaker.health().condition, &self.pause) {
             (Condition::Taking, Some(pause)) => pause.why.clone(),

@@ -272,6 +272,53 @@ async fn a_reload_forgets_neither_a_pause_nor_what_was_sent_without_limits() {
     scene.until("delivered", |counts| counts.delivered == 3).await;
 }
 
+/// A slow disk: somebody else holds the store's lock for writing, and each commit waits for that.
+#[tokio::test]
+async fn answers_are_taken_while_the_disk_works_and_recorded_afterwards() {
+    /// The store waits for the lock a little longer, and then gives up.
+    const WHILE_IT_WORKS: Duration = Duration::from_secs(4);
+    for stops in [false, true] {
+        let mut scene = Scene::without_lanes();
+        let script = scene.script.clone();
+        let sender =
+            Sender::Function(Channel::Webhook, Box::new(move |message| Box::pin(script.clone().send(message))));
+        scene.run([settings("chat", sender)], &[]).await;
+        scene.accept("1").await;
+        scene.sent().await.answer(Outcome::Delivered);
+        scene.until("delivered", |counts| counts.delivered == 1).await;
+        scene.accept("2").await;
+        scene.accept("3").await;
+        let (second, third) = (scene.sent().await, scene.sent().await);
+
+        let other = rusqlite::Connection::open(scene.store.path()).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let locked = Instant::now();
+        let (store, metrics) = (scene.store.clone(), Arc::clone(&scene.dispatcher.shared.metrics));
+        let heard = async |number: u32| {
+            let line = format!("halo_relay_attempts_total{{destination=\"chat\",outcome=\"delivered\"}} {number}\n");
+            while !metrics.encode([], 0, 0).contains(&line) {
+                assert!(locked.elapsed() < WHILE_IT_WORKS, "answer {number} waits for the disk");
+                tokio::task::yield_now().await;
+            }
+        };
+        if stops {
+            // The lane has begun to take its offer back.
+            scene.dispatcher.stop();
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        }
+        second.answer(Outcome::Delivered);
+        heard(2).await;
+        third.answer(Outcome::Delivered);
+        heard(3).await;
+        assert_eq!(store.counts().await.unwrap()[0].sending, 2, "both are still on their way to the disk");
+        other.execute_batch("COMMIT").unwrap();
+        timeout(PATIENCE, scene.dispatcher.drain()).await.expect("an end");
+        assert_eq!(store.counts().await.unwrap()[0].delivered, 3, "nothing is left behind");
+    }
+}
+
 #[tokio::test]
 async fn a_store_that_is_gone_keeps_nobody_waiting() {
     let mut scene = Scene::new().await;

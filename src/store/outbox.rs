@@ -132,6 +132,8 @@ pub struct Turn {
     pub received: u64,
     /// If fewer are due and nothing else waits: whether intake may start the rest, as new work comes.
     pub offer: bool,
+    /// The lane has looked lately: it need not look again for what waits, if all that came since was given to it.
+    pub looked: bool,
     /// Look past deliveries that hold their lane: a probe wants something to send.
     pub probe: bool,
     /// Keeps the whole destination from being sent to before that time.
@@ -140,6 +142,14 @@ pub struct Turn {
     pub health: Option<Health>,
     /// How long a send counts against the destination's limits; `None` without limits.
     pub remember: Option<Duration>,
+}
+
+impl Turn {
+    /// Whether there is nothing to be found unless something has come to wait since the last turn.
+    fn finds_nothing(&self) -> bool {
+        let news = self.probe || self.hold.is_some() || self.health.is_some();
+        self.looked && self.offer && !news && self.ended.iter().all(|ended| ended.settlement == Settlement::Delivered)
+    }
 }
 
 /// What a lane may start.
@@ -180,22 +190,29 @@ impl Store {
             if turn.hold.is_some() || turn.health.is_some() {
                 keep_pacing(work.db, outlet.destination, turn.hold, turn.health.as_ref())?;
             }
-            if turn.health.is_some_and(|health| health.condition == Condition::Taking) {
+            if turn.health.as_ref().is_some_and(|health| health.condition == Condition::Taking) {
                 release(work.db, outlet.destination, now)?;
             }
             // On a full disk answers are recorded, but nothing is started whose answer might find no room.
             if turn.claim == 0 || *room.borrow() == Room::Low {
-                work.offer(outlet, 0);
+                work.withdraw(outlet);
                 return Ok(Taken { moved: work.moved, ..Taken::default() });
             }
             let most = turn.claim.saturating_sub(work.on_the_way(outlet, turn.received));
+            if turn.finds_nothing() && work.nothing_waits(outlet) {
+                work.offer(outlet, most);
+                return Ok(Taken::default());
+            }
             let mut taken = claim(work, outlet.destination, most, turn.probe.then_some(now), now)?;
             if turn.probe && taken.claimed.is_empty() && taken.next.is_some() {
                 // Better one that was to let others go first than none.
                 taken = claim(work, outlet.destination, most, Some(Timestamp::from_millis(i64::MAX)), now)?;
             }
-            let idle = turn.offer && taken.next.is_none();
-            work.offer(outlet, if idle { most.saturating_sub(taken.claimed.len()) } else { 0 });
+            match most.saturating_sub(taken.claimed.len()) {
+                room @ 1.. if turn.offer && taken.next.is_none() => work.offer(outlet, room),
+                // There may be more.
+                _ => work.withdraw(outlet),
+            }
             Ok(Taken { moved: work.moved, ..taken })
         })
         .await

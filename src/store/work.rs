@@ -79,16 +79,15 @@ impl<'a> Work<'a> {
     /// Something waits for the lane of this destination: it will be woken, and what comes meanwhile must not overtake.
     pub(super) fn waits(&mut self, destination: i64) {
         if let Some(outlet) = self.outlets.lock().get_mut(&destination) {
-            outlet.room = 0;
+            outlet.withdraw();
         }
         self.touched.push(destination);
     }
 
     /// How many deliveries were given to the lane beyond those it has received.
     pub(super) fn on_the_way(&self, outlet: OutletId, received: u64) -> usize {
-        let outlets = self.outlets.lock();
-        let found = outlets.get(&outlet.destination).filter(|found| found.number == outlet.number);
-        found.map_or(0, |found| usize::try_from(found.given.saturating_sub(received)).unwrap_or(usize::MAX))
+        let ahead = self.outlets.with(outlet, |found| found.given.saturating_sub(received));
+        ahead.map_or(0, |ahead| usize::try_from(ahead).unwrap_or(usize::MAX))
     }
 
     /// Gives the lane what it offered to take; whether it is kept, it hears later.
@@ -104,13 +103,19 @@ impl<'a> Work<'a> {
         self.given.push(Given { destination, lane, kept });
     }
 
-    /// Sets how many deliveries the lane will take as they are made, in place of any earlier offer.
+    /// Sets how many deliveries the lane will take as they are made, in place of any earlier offer. Nothing else waits for it.
     pub(super) fn offer(&self, outlet: OutletId, room: usize) {
-        if let Some(found) = self.outlets.lock().get_mut(&outlet.destination)
-            && found.number == outlet.number
-        {
-            found.room = room;
-        }
+        self.outlets.with(outlet, |found| (found.room, found.nothing_waits) = (room, true));
+    }
+
+    /// Takes back what the lane has offered.
+    pub(super) fn withdraw(&self, outlet: OutletId) {
+        self.outlets.with(outlet, Outlet::withdraw);
+    }
+
+    /// Whether the lane has been given all that came since it last offered: looking in the store, it would find nothing.
+    pub(super) fn nothing_waits(&self, outlet: OutletId) -> bool {
+        self.outlets.with(outlet, |found| found.nothing_waits).unwrap_or(false)
     }
 
     /// What is to be done once the group has been committed, or has not.
@@ -144,7 +149,7 @@ impl Effects {
             if let Some(outlet) = outlets.get_mut(&given.destination)
                 && outlet.born.same_channel(&given.lane)
             {
-                outlet.room = 0;
+                outlet.withdraw();
                 outlet.wake.notify_one();
             }
         }
@@ -170,9 +175,17 @@ struct Outlet {
     wake: Arc<Notify>,
     /// New deliveries that the lane will take at once.
     room: usize,
+    /// The lane found nothing when it last looked, and has been given all that came since.
+    nothing_waits: bool,
     /// Deliveries given to the lane in all.
     given: u64,
     born: mpsc::UnboundedSender<Born>,
+}
+
+impl Outlet {
+    fn withdraw(&mut self) {
+        (self.room, self.nothing_waits) = (0, false);
+    }
 }
 
 /// Names one lane's outlet: after a reload a destination may have another.
@@ -203,6 +216,12 @@ impl Outlets {
         self.0.by_number.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// `None` if the destination has another outlet by now.
+    fn with<T>(&self, outlet: OutletId, what: impl FnOnce(&mut Outlet) -> T) -> Option<T> {
+        let mut outlets = self.lock();
+        outlets.get_mut(&outlet.destination).filter(|found| found.number == outlet.number).map(what)
+    }
+
     /// Lets every lane look for work.
     pub(super) fn wake_all(&self) {
         self.lock().values().for_each(|outlet| outlet.wake.notify_one());
@@ -215,7 +234,9 @@ impl Outlets {
         let wake = Arc::new(Notify::new());
         let mut outlets = self.lock();
         let number = outlets.get(&destination).map_or(0, |outlet| outlet.number + 1);
-        outlets.insert(destination, Outlet { number, wake: Arc::clone(&wake), room: 0, given: 0, born: sender });
+        let (room, nothing_waits, given) = (0, false, 0);
+        outlets
+            .insert(destination, Outlet { number, wake: Arc::clone(&wake), room, nothing_waits, given, born: sender });
         Subscription { outlet: OutletId { destination, number }, wake, born }
     }
 }

@@ -163,6 +163,41 @@ async fn a_commit_that_fails_gives_nothing() {
     assert_eq!(scene.counts("chat").await.sending, taken + 1);
 }
 
+#[tokio::test]
+async fn a_lane_that_has_looked_looks_again_when_something_has_come_to_wait() {
+    let scene = Scene::new();
+    let mut chat = scene.lane("chat").await;
+    let looked = |claim, received| Turn { looked: true, ..offering(claim, received) };
+    // The lane's first offer says nothing of what waits.
+    scene.accept(some(0..1)).await;
+    let first = scene.store.turn(chat.outlet, looked(3, 0), NOW).await.unwrap().claimed;
+    assert_eq!(rows(&first), [1]);
+    // Behind everybody's back, to see that it is not looked for.
+    let hide = |state: u8| {
+        scene.store.write(move |work| work.db.execute("UPDATE delivery SET state = ?1 WHERE id = 1", [state]))
+    };
+    hide(0).await.unwrap();
+    assert!(scene.store.turn(chat.outlet, looked(2, 0), NOW).await.unwrap().claimed.is_empty());
+    assert_eq!(rows(&scene.store.turn(chat.outlet, offering(2, 0), NOW).await.unwrap().claimed), [1]);
+    // One that it gave back, and one that its offer had no room for.
+    let ended = Ended {
+        claimed: first[0].clone(),
+        at: NOW,
+        report: Report::new(Outcome::Transient, None, ""),
+        settlement: again(NOW),
+    };
+    let turn = Turn { ended: [ended].into(), ..looked(1, 0) };
+    assert_eq!(rows(&scene.store.turn(chat.outlet, turn, NOW).await.unwrap().claimed), [1]);
+    scene.store.turn(chat.outlet, offering(2, 0), NOW).await.unwrap();
+    scene.accept(some(1..4)).await;
+    assert_eq!(received(&mut chat), [2, 3]);
+    assert_eq!(rows(&scene.store.turn(chat.outlet, looked(2, 2), NOW).await.unwrap().claimed), [4]);
+    // After its offer was withdrawn.
+    scene.record(chat.outlet, Turn::default()).await;
+    hide(0).await.unwrap();
+    assert_eq!(rows(&scene.store.turn(chat.outlet, looked(1, 2), NOW).await.unwrap().claimed), [1]);
+}
+
 /// Intake from all sides, and a lane with eight slots that answers in any order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn never_more_under_way_than_slots() {
@@ -198,7 +233,8 @@ async fn never_more_under_way_than_slots() {
                 Ended { claimed, at: NOW, report, settlement: Settlement::Delivered }
             })
             .collect();
-        let turn = Turn { ended: ended.into(), ..offering(SLOTS - pending.len(), got) };
+        let looked = fastrand::bool();
+        let turn = Turn { ended: ended.into(), looked, ..offering(SLOTS - pending.len(), got) };
         pending.extend(scene.store.turn(chat.outlet, turn, NOW).await.unwrap().claimed);
         let sending = scene
             .store
