@@ -24,7 +24,7 @@ use super::step::{Circumstances, next_step};
 use super::{InForce, Shared};
 use crate::backoff;
 use crate::model::delivery::Code;
-use crate::model::{Condition, DestinationName, Health, Outcome, Overflow, Report, Timestamp};
+use crate::model::{Condition, DestinationName, Fallback, Health, Outcome, Overflow, Report, Timestamp};
 use crate::rate::{Pacer, Turn as Room};
 use crate::store::{Born, Claimed, Ended, Handed, Movable, Settlement, StoreError, Subscription, Taken, Turn};
 
@@ -42,6 +42,7 @@ const FOLD_EVERY: Duration = Duration::from_secs(1);
 /// Chat and mail are slow; remembering their sends costs nothing, and limits that come later know of them.
 const REMEMBER_MIN: Duration = Duration::from_hours(1);
 
+#[expect(clippy::struct_excessive_bools, reason = "four facts that have nothing to do with each other")]
 pub(super) struct Lane {
     shared: Shared,
     subscription: Subscription,
@@ -63,6 +64,8 @@ pub(super) struct Lane {
     pending: HashMap<Id, Pending>,
     /// Answers that are not on disk yet. They keep their slots.
     ended: Vec<Ended>,
+    /// Something has ended since the turn looked how many slots are free.
+    heard: bool,
     /// Deliveries received as they were made.
     received: u64,
     /// Intake may claim for this lane.
@@ -99,6 +102,8 @@ enum Wait {
     Wake,
     /// The store to come back.
     Store,
+    /// Nothing: there may be more.
+    Nothing,
 }
 
 impl Wait {
@@ -135,6 +140,7 @@ impl Lane {
             under_way: JoinSet::new(),
             pending: HashMap::new(),
             ended: Vec::new(),
+            heard: false,
             received: 0,
             offering: false,
             health_changed: false,
@@ -153,8 +159,8 @@ impl Lane {
         while !self.stop.is_cancelled() {
             let wait = self.turn().await;
             let wait = self.or_store(wait);
-            // What was answered during the turn is for the next one to record.
-            if self.ended.is_empty() || matches!(wait, Wait::Store) {
+            // What was heard during a turn is for the next one: to record it, and to fill its slot.
+            if matches!(wait, Wait::Store) || !(self.heard || matches!(wait, Wait::Nothing)) {
                 self.wait(wait).await;
             }
         }
@@ -209,6 +215,7 @@ impl Lane {
             Wait::Until(at) => at.min(look_again),
             Wait::Answer | Wait::Wake => look_again,
             Wait::Store => clock.now().plus(STORE_AGAIN),
+            Wait::Nothing => return,
         };
         let wakes = !matches!(wait, Wait::Answer | Wait::Store);
         let mut wait_on = true;
@@ -238,37 +245,38 @@ impl Lane {
         }
     }
 
-    /// Records what has ended, and claims and starts as many attempts as may start; returns what to wait for then.
+    /// Records what has ended, and claims and starts as many attempts as may start; returns what to wait for then. It ends
+    /// with its transaction, however much there is to do: a stop and new settings are looked for between turns.
     async fn turn(&mut self) -> Result<Wait, StoreError> {
         let settings = self.renew_settings();
+        self.heard = false;
         self.receive();
         self.bring_home(&settings).await?;
-        loop {
-            let now = self.shared.clock.now();
-            if !self.ready(&settings, now).await? {
-                // The end of what is under way must count under the old limits and the new.
-                self.record().await?;
-                return Ok(Wait::Answer);
-            }
-            // One must stay behind to be the probe, or a destination that was mended would never be found out; and what its
-            // answer may set free waits for that.
-            let probing = self.breaker.gate(now) == Gate::Probe;
-            let mut next_move = if probing { None } else { self.fall_back(&settings, now).await? };
-            self.fold(&settings, now).await?;
-            let (most, wait) = self.room(now);
-            let started = if most == 0 {
-                self.record().await?;
-                Some(wait)
-            } else {
-                self.claim(&settings, most, now).await?
-            };
-            if let Some(wait) = started {
-                if probing && self.pending.is_empty() {
-                    next_move = self.fall_back(&settings, now).await?;
-                }
-                return Ok(wait.or_until(next_move));
-            }
+        let now = self.shared.clock.now();
+        if !self.ready(&settings, now).await? {
+            // The end of what is under way must count under the old limits and the new.
+            self.record().await?;
+            return Ok(Wait::Answer);
         }
+        // One must stay behind to be the probe, or a destination that was mended would never be found out; and what its
+        // answer may set free waits for that.
+        let probing = self.breaker.gate(now) == Gate::Probe;
+        let mut next_move = if probing { None } else { self.fall_back(&settings, now).await? };
+        self.fold(&settings, now).await?;
+        // What was heard until here finds its slot free; what waits at the fallback comes home in the next turn.
+        self.heard = self.recovered;
+        let nothing_under_way = self.pending.is_empty();
+        let (most, wait) = self.room(now);
+        let wait = if most == 0 {
+            self.record().await?;
+            wait
+        } else {
+            self.claim(&settings, most, now).await?
+        };
+        if probing && nothing_under_way && self.pending.is_empty() {
+            next_move = self.fall_back(&settings, now).await?;
+        }
+        Ok(wait.or_until(next_move))
     }
 
     fn renew_settings(&mut self) -> Arc<InForce> {
@@ -334,19 +342,14 @@ impl Lane {
         }
     }
 
-    /// Claims and starts up to `most`; `None` if there may be more.
-    async fn claim(
-        &mut self,
-        settings: &Arc<InForce>,
-        most: usize,
-        now: Timestamp,
-    ) -> Result<Option<Wait>, StoreError> {
+    /// Claims and starts up to `most`.
+    async fn claim(&mut self, settings: &Arc<InForce>, most: usize, now: Timestamp) -> Result<Wait, StoreError> {
         let gate = self.breaker.gate(now);
-        let Some(limits) = &mut self.limits else { return Ok(Some(Wait::Wake)) };
+        let Some(limits) = &mut self.limits else { return Ok(Wait::Wake) };
         let mut tickets = limits.reserve(most, now);
         if tickets.is_empty() {
             // Another lane was quicker, and wakes this one when it is done.
-            return self.record().await.map(|()| Some(Wait::Wake));
+            return self.record().await.map(|()| Wait::Wake);
         }
         let turn = Turn {
             claim: tickets.len(),
@@ -360,7 +363,6 @@ impl Lane {
         self.offering = true;
         let taken = self.take_turn(turn, now).await;
         let claimed = taken.as_ref().map_or(0, |taken| taken.claimed.len());
-        let more = claimed == tickets.len();
         if let Some(limits) = &mut self.limits {
             for unused in tickets.drain(claimed..) {
                 limits.cancel(&unused);
@@ -369,7 +371,7 @@ impl Lane {
         let taken = taken?;
         // An answer during the turn may have changed what may start.
         let now = self.shared.clock.now();
-        let may = self.breaker.gate(now) == gate && self.hold_until <= now;
+        let may = !self.stop.is_cancelled() && self.breaker.gate(now) == gate && self.hold_until <= now;
         for (claimed, tickets) in taken.claimed.into_iter().zip(tickets) {
             if may {
                 self.start(settings, claimed, tickets, None);
@@ -381,7 +383,8 @@ impl Lane {
             self.not_started(claimed, now);
         }
         self.receive();
-        Ok(if more { None } else { Some(taken.next.map_or(Wait::Wake, Wait::Until)) })
+        // Nothing is offered by a turn that claims.
+        Ok(if claimed > 0 { Wait::Nothing } else { taken.next.map_or(Wait::Wake, Wait::Until) })
     }
 
     /// Records what has ended, and withdraws the lane's offer.
@@ -490,6 +493,7 @@ impl Lane {
     }
 
     fn answered(&mut self, ended: Result<(Id, Attempted), JoinError>) {
+        self.heard = true;
         let now = self.shared.clock.now();
         let (id, attempted) = match ended {
             Ok((id, attempted)) => (id, Ok(attempted)),
@@ -552,6 +556,7 @@ impl Lane {
     }
 
     fn not_started(&mut self, claimed: Claimed, now: Timestamp) {
+        self.heard = true;
         let report = Report::new(Outcome::Transient, None, "not started");
         self.handed = self.handed.min(claimed.row - 1);
         self.ended.push(Ended { claimed, at: now, report, settlement: Settlement::NotStarted });
@@ -590,25 +595,35 @@ impl Lane {
         self.shared.tell.health(&settings.name, change, self.breaker.health(), settings.fallback.as_ref());
     }
 
+    /// How old what waits must be to go to the fallback; while there is no outage, when there may be one.
+    fn outage(&self, fallback: &Fallback, now: Timestamp) -> Result<Duration, Option<Timestamp>> {
+        match self.breaker.health().condition {
+            // To have asked for nothing but pauses for so long may as well be an outage.
+            Condition::Taking => match self.pausing_since {
+                Some(since) if now.since(since) >= fallback.after => Ok(fallback.after),
+                since => Err(since.map(|since| since.plus(fallback.after))),
+            },
+            Condition::Failing => Ok(fallback.after),
+            Condition::Refusing => Ok(Duration::ZERO),
+        }
+    }
+
     /// While the destination takes nothing, gives what waits too long to its fallback; tells when to look again.
     async fn fall_back(&mut self, settings: &InForce, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         let Some(fallback) = &settings.fallback else { return Ok(None) };
-        let after = match self.breaker.health().condition {
-            // To have asked for nothing but pauses for so long may as well be an outage.
-            Condition::Taking => match self.pausing_since {
-                Some(since) if now.since(since) >= fallback.after => fallback.after,
-                since => return Ok(since.map(|since| since.plus(fallback.after))),
-            },
-            Condition::Failing => fallback.after,
-            Condition::Refusing => Duration::ZERO,
-        };
-        // What has just ended must be on record as waiting before it can be moved.
-        let before = (self.breaker.health().condition, self.pausing_since);
-        self.record().await?;
-        if before != (self.breaker.health().condition, self.pausing_since) {
-            // An answer came meanwhile, and with it perhaps the end of the outage.
-            return Ok(Some(now));
+        if let Err(again) = self.outage(fallback, now) {
+            return Ok(again);
         }
+        // What has just ended must be on record as waiting before it can be moved; what ends meanwhile, too. It comes to an end,
+        // for with the first of these nothing is offered any more.
+        self.record().await?;
+        while !self.ended.is_empty() {
+            self.record().await?;
+        }
+        let after = match self.outage(fallback, now) {
+            Ok(after) => after,
+            Err(again) => return Ok(again),
+        };
         let from = self.subscription.outlet.destination;
         let why = match (self.breaker.health().condition, &self.pause) {
             (Condition::Taking, Some(pause)) => pause.why.clone(),

@@ -320,6 +320,40 @@ async fn answers_are_taken_while_the_disk_works_and_recorded_afterwards() {
 }
 
 #[tokio::test]
+async fn what_a_lane_claims_while_it_is_stopped_is_given_back() {
+    let mut scene = Scene::without_lanes();
+    let script = scene.script.clone();
+    let sender = Sender::Function(Channel::Webhook, Box::new(move |message| Box::pin(script.clone().send(message))));
+    scene.run([settings("chat", sender)], &[]).await;
+    scene.accept("1").await;
+    scene.sent().await.answer(Outcome::Delivered);
+    scene.until("delivered", |counts| counts.delivered == 1).await;
+    scene.take_in(["2", "3", "4", "5", "6"].map(|id| event(id, "issue-add", Severity::Info, &["chat"])).into()).await;
+    let (second, third) = (scene.sent().await, scene.sent().await);
+    // The lane has seen that there is more, and no room for it.
+    let mut commits = 0;
+    while commits != scene.store.writer_stats().commits {
+        commits = scene.store.writer_stats().commits;
+        assert!(timeout(A_WHILE, scene.sent.recv()).await.is_err(), "more than two at once");
+    }
+    let other = rusqlite::Connection::open(scene.store.path()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    second.answer(Outcome::Delivered);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    // Its turn is under way, and claims.
+    scene.dispatcher.stop();
+    third.answer(Outcome::Delivered);
+    other.execute_batch("COMMIT").unwrap();
+    let store = scene.store.clone();
+    timeout(PATIENCE, scene.dispatcher.drain()).await.expect("an end");
+    assert!(scene.sent.try_recv().is_err(), "sent after the stop");
+    let counts = &store.counts().await.unwrap()[0];
+    assert_eq!((counts.delivered, counts.sending, counts.ready), (3, 0, 3));
+}
+
+#[tokio::test]
 async fn a_store_that_is_gone_keeps_nobody_waiting() {
     let mut scene = Scene::new().await;
     scene.accept("1").await;

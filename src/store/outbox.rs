@@ -130,7 +130,7 @@ pub struct Turn {
     pub claim: usize,
     /// How many deliveries the lane has got as they were made: those on their way to it need their slots too.
     pub received: u64,
-    /// If fewer are due and nothing else waits: whether intake may start the rest, as new work comes.
+    /// If nothing is due and nothing waits: whether intake may start as many, as new work comes.
     pub offer: bool,
     /// The lane has looked lately: it need not look again for what waits, if all that came since was given to it.
     pub looked: bool,
@@ -208,10 +208,12 @@ impl Store {
                 // Better one that was to let others go first than none.
                 taken = claim(work, outlet.destination, most, Some(Timestamp::from_millis(i64::MAX)), now)?;
             }
-            match most.saturating_sub(taken.claimed.len()) {
-                room @ 1.. if turn.offer && taken.next.is_none() => work.offer(outlet, room),
-                // There may be more.
-                _ => work.withdraw(outlet),
+            // If it claims, there may be more; and the messages of these are yet to be made, so that what is given to the lane with
+            // this commit would leave before them.
+            if most > 0 && turn.offer && taken.claimed.is_empty() && taken.next.is_none() {
+                work.offer(outlet, most);
+            } else {
+                work.withdraw(outlet);
             }
             Ok(Taken { moved: work.moved, ..taken })
         })

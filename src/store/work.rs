@@ -22,6 +22,8 @@ pub(super) struct Work<'a> {
     touched: Vec<i64>,
     /// What lanes that had offered were given.
     given: Vec<Given>,
+    /// The lane that offered to take more.
+    offered: Option<OutletId>,
     /// Deliveries given to a fallback.
     pub moved: usize,
     outlets: &'a Outlets,
@@ -44,7 +46,7 @@ struct Given {
 
 impl<'a> Work<'a> {
     pub(super) fn new(db: &'a Connection, outlets: &'a Outlets) -> Self {
-        Self { db, tally: Tally::default(), touched: Vec::new(), given: Vec::new(), moved: 0, outlets }
+        Self { db, tally: Tally::default(), touched: Vec::new(), given: Vec::new(), offered: None, moved: 0, outlets }
     }
 
     /// Whether the lane of this destination takes one more delivery as it is made. Each yes uses up one offer. A lane that
@@ -104,7 +106,8 @@ impl<'a> Work<'a> {
     }
 
     /// Sets how many deliveries the lane will take as they are made, in place of any earlier offer. Nothing else waits for it.
-    pub(super) fn offer(&self, outlet: OutletId, room: usize) {
+    pub(super) fn offer(&mut self, outlet: OutletId, room: usize) {
+        self.offered = Some(outlet);
         self.outlets.with(outlet, |found| (found.room, found.nothing_waits) = (room, true));
     }
 
@@ -120,7 +123,7 @@ impl<'a> Work<'a> {
 
     /// What is to be done once the group has been committed, or has not.
     pub(super) fn effects(self) -> (Tally, Effects) {
-        (self.tally, Effects { touched: self.touched, given: self.given })
+        (self.tally, Effects { touched: self.touched, given: self.given, offered: self.offered })
     }
 }
 
@@ -128,6 +131,7 @@ impl<'a> Work<'a> {
 pub(super) struct Effects {
     touched: Vec<i64>,
     given: Vec<Given>,
+    offered: Option<OutletId>,
 }
 
 impl Effects {
@@ -143,11 +147,17 @@ impl Effects {
 
     /// Nothing of it happened. Lanes whose offers were used look again: for the sake of what was not given to them, they may
     /// have claimed less than they could.
+    /// What a lane has offered after looking counts no more either: what it claimed waits again.
     pub(super) fn undo(self, outlets: &Outlets) {
+        if let Some(outlet) = self.offered {
+            outlets.with(outlet, Outlet::withdraw);
+        }
         let mut outlets = outlets.lock();
-        for given in self.given {
-            if let Some(outlet) = outlets.get_mut(&given.destination)
-                && outlet.born.same_channel(&given.lane)
+        for Given { destination, lane, kept } in self.given {
+            // Told before it is woken, so that it finds its slots free.
+            drop(kept);
+            if let Some(outlet) = outlets.get_mut(&destination)
+                && outlet.born.same_channel(&lane)
             {
                 outlet.withdraw();
                 outlet.wake.notify_one();

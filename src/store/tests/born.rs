@@ -61,6 +61,38 @@ async fn nothing_is_offered_while_something_waits_or_after_it_was_withdrawn() {
 }
 
 #[tokio::test]
+async fn a_turn_that_claims_offers_nothing() {
+    let scene = Scene::new();
+    let mut chat = scene.lane("chat").await;
+    scene.accept(some(0..1)).await;
+    assert_eq!(rows(&scene.store.turn(chat.outlet, offering(9, 0), NOW).await.unwrap().claimed), [1]);
+    scene.accept(some(1..2)).await;
+    assert!(
+        received(&mut chat).is_empty(),
+        "its message could leave before that of the first, which is yet to be made"
+    );
+    assert_eq!(rows(&scene.store.turn(chat.outlet, offering(8, 0), NOW).await.unwrap().claimed), [2]);
+    assert!(scene.store.turn(chat.outlet, offering(7, 0), NOW).await.unwrap().claimed.is_empty());
+    scene.accept(some(2..3)).await;
+    assert_eq!(received(&mut chat), [3]);
+}
+
+#[tokio::test]
+async fn an_offer_whose_commit_fails_counts_no_more() {
+    let scene = Scene::new();
+    let mut chat = scene.lane("chat").await;
+    let outlet = chat.outlet;
+    let failing = scene.store.write(move |work| -> rusqlite::Result<()> {
+        work.offer(outlet, 3);
+        Err(rusqlite::Error::InvalidQuery)
+    });
+    assert!(failing.await.is_err());
+    scene.accept(some(0..1)).await;
+    assert!(received(&mut chat).is_empty());
+    assert_eq!(scene.state(1).await, "ready");
+}
+
+#[tokio::test]
 async fn on_the_way_is_not_claimed_for_again() {
     let scene = Scene::new();
     let mut chat = scene.lane("chat").await;
@@ -90,6 +122,7 @@ async fn a_lane_that_follows_another_gets_its_own_and_the_earlier_one_keeps_what
     scene.store.turn(before.outlet, offering(0, 1), NOW).await.unwrap();
     assert_eq!(received(&mut before), [1]);
     assert_eq!(rows(&scene.store.turn(after.outlet, offering(3, 0), NOW).await.unwrap().claimed), [2]);
+    scene.store.turn(after.outlet, offering(2, 0), NOW).await.unwrap();
     scene.store.turn(before.outlet, Turn::default(), NOW).await.unwrap();
     scene.accept(some(2..3)).await;
     assert_eq!(received(&mut after), [3], "the earlier lane cannot withdraw the later one's offer");
@@ -172,6 +205,7 @@ async fn a_lane_that_has_looked_looks_again_when_something_has_come_to_wait() {
     scene.accept(some(0..1)).await;
     let first = scene.store.turn(chat.outlet, looked(3, 0), NOW).await.unwrap().claimed;
     assert_eq!(rows(&first), [1]);
+    scene.store.turn(chat.outlet, looked(2, 0), NOW).await.unwrap();
     // Behind everybody's back, to see that it is not looked for.
     let hide = |state: u8| {
         scene.store.write(move |work| work.db.execute("UPDATE delivery SET state = ?1 WHERE id = 1", [state]))
