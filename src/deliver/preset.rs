@@ -162,7 +162,7 @@ impl Http {
         let mut members = members.clone();
         members.extend(self.added.0.clone());
         Some(match self.preset.request.encode {
-            Encoding::Json => Value::Object(members).to_string().into_bytes(),
+            Encoding::Json => http::json_body(&Value::Object(members)),
             Encoding::Form => form(&members).into_bytes(),
         })
     }

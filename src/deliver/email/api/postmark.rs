@@ -38,7 +38,7 @@ pub(super) fn body(letter: &Letter, stream: Option<&str>) -> Vec<u8> {
     if let Some(stream) = stream {
         body["MessageStream"] = stream.into();
     }
-    body.to_string().into_bytes()
+    http::json_body(&body)
 }
 
 pub(in crate::deliver) const ANSWERS: Parts = &[

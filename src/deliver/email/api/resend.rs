@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{Letter, UNHEARD_OF};
 use crate::deliver::contract::{self, Parts, Row, Seen, THROTTLED};
 use crate::deliver::email::written;
-use crate::deliver::http::Answer;
+use crate::deliver::http::{self, Answer};
 use crate::model::{Outcome, Report};
 
 /// Quotas are of days and months: asked more often, the answer would be the same.
@@ -37,7 +37,7 @@ pub(super) fn body(letter: &Letter) -> Vec<u8> {
     if let Some(html) = &letter.html {
         body["html"] = html.as_str().into();
     }
-    body.to_string().into_bytes()
+    http::json_body(&body)
 }
 
 pub(in crate::deliver) const ANSWERS: Parts = &[

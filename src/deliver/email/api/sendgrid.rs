@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Letter, UNHEARD_OF};
 use crate::deliver::contract::{self, Parts, Row, Seen, THROTTLED};
-use crate::deliver::http::Answer;
+use crate::deliver::http::{self, Answer};
 use crate::model::{Outcome, Report, Timestamp};
 
 pub(super) fn body(letter: &Letter) -> Vec<u8> {
@@ -31,7 +31,7 @@ pub(super) fn body(letter: &Letter) -> Vec<u8> {
             "open_tracking": {"enable": false},
         },
     });
-    body.to_string().into_bytes()
+    http::json_body(&body)
 }
 
 pub(in crate::deliver) const ANSWERS: Parts = &[

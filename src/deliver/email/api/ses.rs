@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{Letter, UNHEARD_OF, secret_value, sigv4};
 use crate::deliver::contract::{self, Parts, Row, Seen, THROTTLED};
 use crate::deliver::email::mime;
-use crate::deliver::http::Answer;
+use crate::deliver::http::{self, Answer};
 use crate::model::{Outcome, Report, Secret, Timestamp};
 
 pub(super) const PATH: &str = "/v2/email/outbound-emails";
@@ -56,7 +56,7 @@ pub(super) fn body(letter: &Letter, now: Timestamp) -> Result<Vec<u8>, lettre::e
         "Destination": {"ToAddresses": to},
         "Content": {"Raw": {"Data": STANDARD.encode(mail)}},
     });
-    Ok(body.to_string().into_bytes())
+    Ok(http::json_body(&body))
 }
 
 /// The headers that date and sign a request.
