@@ -160,7 +160,7 @@ impl Lane {
             let wait = self.turn().await;
             let wait = self.or_store(wait);
             // What was heard during a turn is for the next one: to record it, and to fill its slot.
-            if matches!(wait, Wait::Store) || !(self.heard || matches!(wait, Wait::Nothing)) {
+            if matches!(wait, Wait::Store) || !self.heard {
                 self.wait(wait).await;
             }
         }

@@ -146,8 +146,8 @@ impl Effects {
     }
 
     /// Nothing of it happened. Lanes whose offers were used look again: for the sake of what was not given to them, they may
-    /// have claimed less than they could.
-    /// What a lane has offered after looking counts no more either: what it claimed waits again.
+    /// have claimed less than they could. What a lane offered after it had looked counts no more either: its looking came to
+    /// nothing, too.
     pub(super) fn undo(self, outlets: &Outlets) {
         if let Some(outlet) = self.offered {
             outlets.with(outlet, Outlet::withdraw);
