@@ -79,8 +79,9 @@ impl Relay {
     /// Where it takes events, once it is ready.
     pub(crate) async fn webhook(&self) -> SocketAddr {
         loop {
-            if let Some(holder) = self.holder()
-                && self.get("/readyz").is_some()
+            // In this order: what it says of itself grows until it is ready.
+            if self.get("/readyz").is_some()
+                && let Some(holder) = self.holder()
             {
                 return holder["webhooks"][0].as_str().unwrap().parse().unwrap();
             }
