@@ -53,11 +53,13 @@ impl Attempted {
 
 impl Attempt {
     pub(super) async fn run(mut self) -> Attempted {
-        let kept = self.kept.take();
+        let mut kept = self.kept.take();
+        // What the thread is called may come to the disk with the delivery.
+        if self.asks_for_thread() && !on_disk(kept.take()).await {
+            return Attempted::NeverKept;
+        }
         let made = caught(self.message()).await;
-        if let Some(kept) = kept
-            && kept.await.is_err()
-        {
+        if !on_disk(kept).await {
             return Attempted::NeverKept;
         }
         let message = match made.unwrap_or_else(|panic| resume_unwind(panic)) {
@@ -77,6 +79,10 @@ impl Attempt {
         let (context, thread) = self.context(&id, now).await?;
         let reply_to = self.reply_to(thread.as_deref(), now).await;
         Ok(Message { id, content: self.content(&context), thread, reply_to })
+    }
+
+    fn asks_for_thread(&self) -> bool {
+        self.claimed.thread.is_some() && self.settings.sender.has_handles()
     }
 
     /// What the channel called the first message of the thread. Whatever keeps it from being known, the message goes out.
@@ -193,6 +199,14 @@ impl Attempt {
 
     fn code(&self) -> Code {
         Code::of_row(self.claimed.row)
+    }
+}
+
+/// Waits until a delivery is on disk; false if it never will be.
+async fn on_disk(kept: Option<oneshot::Receiver<()>>) -> bool {
+    match kept {
+        Some(kept) => kept.await.is_ok(),
+        None => true,
     }
 }
 

@@ -3,15 +3,17 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::*;
-use crate::model::{Condition, Event, Health, RuleName, Severity, SourceName, Timestamp};
+use crate::deliver::{self, Clients, Notifier, slack};
+use crate::model::{Condition, Event, Health, RuleName, Secret, Severity, SourceName, ThreadNews, Timestamp};
 use crate::routing::Action;
-use crate::store::{Claimed, DeadFilter, DestinationCounts, NewDelivery, NewEvent, What};
+use crate::store::{Claimed, DeadFilter, DestinationCounts, Ended, NewDelivery, NewEvent, Settlement, Turn, What};
 
 mod world;
 
@@ -21,9 +23,9 @@ const A_WHILE: Duration = Duration::from_millis(200);
 
 /// Hands each message to the test and waits for its answer; a test that gives none makes the sending panic.
 #[derive(Clone)]
-struct Script(mpsc::UnboundedSender<Sent>);
+pub(super) struct Script(mpsc::UnboundedSender<Sent>);
 
-struct Sent {
+pub(super) struct Sent {
     message: Message,
     answer: oneshot::Sender<Report>,
 }
@@ -33,7 +35,7 @@ impl Script {
         self.sender_by(Channel::Slack)
     }
 
-    fn sender_by(&self, channel: Channel) -> Sender {
+    pub(super) fn sender_by(&self, channel: Channel) -> Sender {
         let script = self.clone();
         Sender::Function(channel, Box::new(move |message| Box::pin(script.clone().send(message))))
     }
@@ -46,11 +48,11 @@ impl Script {
 }
 
 impl Sent {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         text(&self.message)
     }
 
-    fn answer(self, outcome: Outcome) {
+    pub(super) fn answer(self, outcome: Outcome) {
         self.answer.send(Report::new(outcome, None, "as the test says")).unwrap();
     }
 }
@@ -63,7 +65,7 @@ fn text(message: &Message) -> String {
 }
 
 /// A lane on default settings, to be changed by each test.
-fn settings(name: &str, sender: Sender) -> LaneSettings {
+pub(super) fn settings(name: &str, sender: Sender) -> LaneSettings {
     LaneSettings {
         name: name.into(),
         sender,
@@ -83,12 +85,12 @@ fn windows(limits: &[&str]) -> Vec<Window> {
     limits.iter().map(|limit| limit.parse().unwrap()).collect()
 }
 
-struct Scene {
-    store: Store,
-    dispatcher: Dispatcher,
-    script: Script,
+pub(super) struct Scene {
+    pub(super) store: Store,
+    pub(super) dispatcher: Dispatcher,
+    pub(super) script: Script,
     sent: mpsc::UnboundedReceiver<Sent>,
-    clock: Clock,
+    pub(super) clock: Clock,
     _directory: TempDir,
 }
 
@@ -99,7 +101,7 @@ impl Scene {
         scene
     }
 
-    fn without_lanes() -> Self {
+    pub(super) fn without_lanes() -> Self {
         // Nothing here is about the disk.
         let directory = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
         let clock = Clock::start();
@@ -133,7 +135,7 @@ impl Scene {
         self.take_in(vec![event]).await;
     }
 
-    async fn accept(&self, id: &str) {
+    pub(super) async fn accept(&self, id: &str) {
         self.accept_as(id, None).await;
     }
 
@@ -141,7 +143,7 @@ impl Scene {
         self.store.accept(&SourceName::from("test"), events.into(), self.clock.now()).await.unwrap();
     }
 
-    async fn sent(&mut self) -> Sent {
+    pub(super) async fn sent(&mut self) -> Sent {
         timeout(PATIENCE, self.sent.recv()).await.expect("a message in time").unwrap()
     }
 
@@ -150,7 +152,7 @@ impl Scene {
         counts.into_iter().find(|counts| counts.name == name).unwrap_or_default()
     }
 
-    async fn until(&self, what: &str, wanted: impl Fn(&DestinationCounts) -> bool) {
+    pub(super) async fn until(&self, what: &str, wanted: impl Fn(&DestinationCounts) -> bool) {
         let started = Instant::now();
         loop {
             let counts = self.counts("chat").await;
@@ -227,6 +229,64 @@ async fn nothing_is_sent_of_what_is_not_on_disk() {
         assert_eq!(matches!(ended, attempt::Attempted::NeverKept), !comes_to_disk);
     }
     assert!(scene.sent.try_recv().is_err(), "sent all the same");
+}
+
+/// Takes one message of a Slack bot.
+async fn slack_bot() -> (Sender, JoinHandle<String>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let settings = deliver::Settings::Slack(slack::Settings::Bot {
+        token: Secret::new("xoxb-token"),
+        channel: "C01".to_owned(),
+        api_base: format!("http://{}/api", listener.local_addr().unwrap()),
+    });
+    let bot = Notifier::new(&settings, &Clients::new().unwrap()).unwrap();
+    let request = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = String::new();
+        while request.split_once("\r\n\r\n").is_none_or(|(_, body)| serde_json::from_str::<Value>(body).is_err()) {
+            let mut part = [0; 4096];
+            let length = stream.read(&mut part).await.unwrap();
+            request.push_str(str::from_utf8(&part[..length]).unwrap());
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{\"ok\":true}").await.unwrap();
+        request
+    });
+    (Sender::Channel(Box::new(bot)), request)
+}
+
+#[tokio::test]
+async fn the_name_of_a_thread_may_come_to_the_disk_with_a_message_for_it() {
+    let scene = Scene::without_lanes();
+    let chat = scene.store.subscribe(&"chat".into()).await.unwrap().outlet;
+    let mut first = event("1", "issue-add", Severity::Info, &["chat"]);
+    first.owed[0].thread = Some("t".to_owned());
+    scene.take_in(vec![first]).await;
+    let now = scene.clock.now();
+    let claimed = scene.store.turn(chat, Turn { claim: 1, ..Turn::default() }, now).await.unwrap().claimed.remove(0);
+
+    let (sender, request) = slack_bot().await;
+    let (keep, kept) = oneshot::channel();
+    let attempt = attempt::Attempt {
+        shared: scene.dispatcher.shared.clone(),
+        settings: Arc::new(InForce { settings: settings("chat", sender), shared: Vec::new() }),
+        claimed: Claimed { row: 2, ..claimed.clone() },
+        kept: Some(kept),
+        health: Health::default(),
+        pause: None,
+    };
+    let attempt = tokio::spawn(attempt.run());
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let news = ThreadNews { key: "t".to_owned(), handle: Some("C01 1700000000.000100 C01".to_owned()) };
+    let report = Report { thread: Some(news), ..Report::new(Outcome::Delivered, Some(200), "") };
+    let ended = Ended { claimed, at: now, report, settlement: Settlement::Delivered };
+    scene.store.turn(chat, Turn { ended: [ended].into(), ..Turn::default() }, now).await.unwrap();
+    keep.send(()).unwrap();
+    let request = timeout(PATIENCE, request).await.expect("a request").unwrap();
+    assert!(request.contains(r#""thread_ts":"1700000000.000100""#), "{request}");
+    let ended = timeout(PATIENCE, attempt).await.expect("it ends").unwrap();
+    assert!(matches!(ended, attempt::Attempted::Sent(report) if report.outcome == Outcome::Delivered));
 }
 
 #[tokio::test]
