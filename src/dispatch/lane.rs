@@ -1,9 +1,12 @@
 //! The loop of one destination.
 //!
 //! Each turn of it is one transaction: the answers that came are recorded, and as many deliveries as the breaker, the limits
-//! and the free slots allow are claimed. When nothing waits, the lane offers its free slots, and intake claims for it as new
+//! and the free slots allow are claimed. When nothing more waits, the lane offers its free slots, and intake claims for it as new
 //! events come. While the transaction is on its way to the disk the lane goes on taking both, answers and what it was given;
 //! the next turn records them. A slot is taken from the claim until the answer is on disk, whatever fails meanwhile.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -42,7 +45,7 @@ const FOLD_EVERY: Duration = Duration::from_secs(1);
 /// Chat and mail are slow; remembering their sends costs nothing, and limits that come later know of them.
 const REMEMBER_MIN: Duration = Duration::from_hours(1);
 
-#[expect(clippy::struct_excessive_bools, reason = "four facts that have nothing to do with each other")]
+#[expect(clippy::struct_excessive_bools, reason = "five facts that have nothing to do with each other")]
 pub(super) struct Lane {
     shared: Shared,
     subscription: Subscription,
@@ -70,6 +73,8 @@ pub(super) struct Lane {
     received: u64,
     /// Intake may claim for this lane.
     offering: bool,
+    /// Something was given back: what was given to the lane since must not start before it, so that is given back, too.
+    gives_back: bool,
     health_changed: bool,
     /// A pause that is not on record yet.
     hold_news: Option<Timestamp>,
@@ -143,6 +148,7 @@ impl Lane {
             heard: false,
             received: 0,
             offering: false,
+            gives_back: false,
             health_changed: false,
             hold_news: None,
             fell_to: None,
@@ -251,6 +257,9 @@ impl Lane {
         let settings = self.renew_settings();
         self.heard = false;
         self.receive();
+        if self.gives_back && !self.has_given_back().await? {
+            return Ok(Wait::Answer);
+        }
         self.bring_home(&settings).await?;
         let now = self.shared.clock.now();
         if !self.ready(&settings, now).await? {
@@ -277,6 +286,15 @@ impl Lane {
             next_move = self.fall_back(&settings, now).await?;
         }
         Ok(wait.or_until(next_move))
+    }
+
+    /// Whether all that was given back is on record, and nothing is on the way: from then on the store's order holds.
+    async fn has_given_back(&mut self) -> Result<bool, StoreError> {
+        self.record().await?;
+        self.receive();
+        let under_way = self.pending.values().any(|pending| pending.tickets.is_none());
+        self.gives_back = under_way || self.ended.iter().any(|ended| ended.settlement == Settlement::NotStarted);
+        Ok(!self.gives_back)
     }
 
     fn renew_settings(&mut self) -> Arc<InForce> {
@@ -380,11 +398,16 @@ impl Lane {
             if let Some(limits) = &mut self.limits {
                 limits.cancel(&tickets);
             }
+            self.gives_back = true;
             self.not_started(claimed, now);
         }
         self.receive();
-        // Nothing is offered by a turn that claims.
-        Ok(if claimed > 0 { Wait::Nothing } else { taken.next.map_or(Wait::Wake, Wait::Until) })
+        if claimed > 0 && !taken.offered {
+            // There may be more; and for once it is looked without taking what comes meanwhile.
+            self.looked_at = None;
+            return Ok(Wait::Nothing);
+        }
+        Ok(taken.next.map_or(Wait::Wake, Wait::Until))
     }
 
     /// Records what has ended, and withdraws the lane's offer.
@@ -400,7 +423,8 @@ impl Lane {
     /// One transaction: `turn`, and all that is not on record yet. If it fails, nothing has changed.
     ///
     /// What comes in the meantime is seen to at once: answers, to be recorded next, and deliveries made for the lane, so that
-    /// their messages are made while the disk works. Under limits the latter wait: the turn has reserved all there is.
+    /// their messages are made while the disk works. Under limits the latter wait, for the turn has reserved all there is; and
+    /// where the turn looks for what waits, so that this starts first.
     async fn take_turn(&mut self, turn: Turn, now: Timestamp) -> Result<Taken, StoreError> {
         let ended: Arc<[Ended]> = std::mem::take(&mut self.ended).into();
         let (hold, health_changed) = (self.hold_news.take(), std::mem::take(&mut self.health_changed));
@@ -412,7 +436,7 @@ impl Lane {
             ..turn
         };
         let looks = turn.claim > 0 && !turn.looked;
-        let takes_born = {
+        let takes_born = !looks && {
             let settings = self.settings.borrow();
             let in_force = self.limits.as_ref().is_some_and(|limits| limits.are(&settings.limits, &settings.shared));
             in_force && !settings.is_paced()
@@ -462,12 +486,16 @@ impl Lane {
     fn start_born(&mut self, Born { claimed, kept }: Born) {
         self.received += 1;
         let now = self.shared.clock.now();
-        let may = !self.stop.is_cancelled() && self.breaker.gate(now) == Gate::Open && self.hold_until <= now;
+        let may = !self.gives_back
+            && !self.stop.is_cancelled()
+            && self.breaker.gate(now) == Gate::Open
+            && self.hold_until <= now;
         let tickets = if may { self.limits.as_mut().and_then(|limits| limits.reserve(1, now).pop()) } else { None };
         let settings = Arc::clone(&self.settings.borrow());
         if let Some(tickets) = tickets {
             self.start(&settings, claimed, tickets, Some(kept));
         } else {
+            self.gives_back = true;
             let task = self.under_way.spawn(Attempted::given_back(kept));
             self.pending.insert(task.id(), Pending { claimed, tickets: None });
         }

@@ -130,9 +130,10 @@ pub struct Turn {
     pub claim: usize,
     /// How many deliveries the lane has got as they were made: those on their way to it need their slots too.
     pub received: u64,
-    /// If nothing is due and nothing waits: whether intake may start as many, as new work comes.
+    /// If nothing more waits: whether intake may start as many as are left, as new work comes.
     pub offer: bool,
-    /// The lane has looked lately: it need not look again for what waits, if all that came since was given to it.
+    /// The lane has looked lately: it need not look again for what waits, if all that came since was given to it. It takes
+    /// that at once; otherwise it waits with it until this turn has ended.
     pub looked: bool,
     /// Look past deliveries that hold their lane: a probe wants something to send.
     pub probe: bool,
@@ -160,6 +161,8 @@ pub struct Taken {
     pub next: Option<Timestamp>,
     /// How many of those that ended went to the fallback.
     pub moved: usize,
+    /// All that waited has been claimed, and intake may give the lane what comes.
+    pub offered: bool,
 }
 
 /// What a lane needs to go on where an earlier process, or an earlier rules file, stopped.
@@ -201,17 +204,19 @@ impl Store {
             let most = turn.claim.saturating_sub(work.on_the_way(outlet, turn.received));
             if turn.finds_nothing() && work.nothing_waits(outlet) {
                 work.offer(outlet, most);
-                return Ok(Taken::default());
+                return Ok(Taken { offered: true, ..Taken::default() });
             }
             let mut taken = claim(work, outlet.destination, most, turn.probe.then_some(now), now)?;
             if turn.probe && taken.claimed.is_empty() && taken.next.is_some() {
                 // Better one that was to let others go first than none.
                 taken = claim(work, outlet.destination, most, Some(Timestamp::from_millis(i64::MAX)), now)?;
             }
-            // If it claims, there may be more; and the messages of these are yet to be made, so that what is given to the lane with
-            // this commit would leave before them.
-            if most > 0 && turn.offer && taken.claimed.is_empty() && taken.next.is_none() {
-                work.offer(outlet, most);
+            // Where the lane could take more than it got, nothing waits any more. A lane that has looked lately starts what it is
+            // given before it has this answer: what is claimed here comes first.
+            let free = most - taken.claimed.len();
+            if free > 0 && turn.offer && taken.next.is_none() && (taken.claimed.is_empty() || !turn.looked) {
+                work.offer(outlet, free);
+                taken.offered = true;
             } else {
                 work.withdraw(outlet);
             }
@@ -649,7 +654,7 @@ fn claim(
             }
         }
     }
-    Ok(Taken { claimed, next, moved: 0 })
+    Ok(Taken { claimed, next, ..Taken::default() })
 }
 
 /// What the disk gave back is not what was written. It is kept, but never sent.

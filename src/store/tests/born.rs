@@ -61,18 +61,33 @@ async fn nothing_is_offered_while_something_waits_or_after_it_was_withdrawn() {
 }
 
 #[tokio::test]
-async fn a_turn_that_claims_offers_nothing() {
+async fn a_turn_that_claims_all_there_is_offers_what_room_is_left() {
     let scene = Scene::new();
     let mut chat = scene.lane("chat").await;
+    scene.accept(some(0..2)).await;
+    let all = scene.store.turn(chat.outlet, offering(2, 0), NOW).await.unwrap();
+    assert_eq!((rows(&all.claimed), all.offered), (vec![1, 2], false), "there might be more");
+    scene.accept(some(2..3)).await;
+    let taken = scene.store.turn(chat.outlet, offering(3, 0), NOW).await.unwrap();
+    assert_eq!((rows(&taken.claimed), taken.offered), (vec![3], true));
+    scene.accept(some(3..6)).await;
+    assert_eq!(received(&mut chat), [4, 5]);
+    assert_eq!(rows(&scene.store.turn(chat.outlet, offering(9, 2), NOW).await.unwrap().claimed), [6]);
+}
+
+#[tokio::test]
+async fn a_turn_that_claims_offers_nothing_to_a_lane_that_does_not_wait_for_it() {
+    let scene = Scene::new();
+    let mut chat = scene.lane("chat").await;
+    let looked = || Turn { looked: true, ..offering(9, 0) };
     scene.accept(some(0..1)).await;
-    assert_eq!(rows(&scene.store.turn(chat.outlet, offering(9, 0), NOW).await.unwrap().claimed), [1]);
+    let first = scene.store.turn(chat.outlet, looked(), NOW).await.unwrap();
+    assert_eq!((rows(&first.claimed), first.offered), (vec![1], false));
     scene.accept(some(1..2)).await;
-    assert!(
-        received(&mut chat).is_empty(),
-        "its message could leave before that of the first, which is yet to be made"
-    );
-    assert_eq!(rows(&scene.store.turn(chat.outlet, offering(8, 0), NOW).await.unwrap().claimed), [2]);
-    assert!(scene.store.turn(chat.outlet, offering(7, 0), NOW).await.unwrap().claimed.is_empty());
+    assert!(received(&mut chat).is_empty(), "it could start before the first");
+    assert_eq!(rows(&scene.store.turn(chat.outlet, looked(), NOW).await.unwrap().claimed), [2]);
+    let none = scene.store.turn(chat.outlet, looked(), NOW).await.unwrap();
+    assert_eq!((none.claimed.len(), none.offered), (0, true));
     scene.accept(some(2..3)).await;
     assert_eq!(received(&mut chat), [3]);
 }
