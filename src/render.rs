@@ -525,7 +525,7 @@ impl Templates {
 
     fn by_program(&self, format: Format, name: &str, context: &Context) -> Option<String> {
         let event = context.event_as_read(self.read.get(name)?);
-        self.programs.get(name)?.text(Scope::new(context.data(), event.as_ref()), format.escape())
+        self.programs.get(name)?.text(Scope::of(context, event.as_ref()), format.escape())
     }
 
     /// The document that a template renders, its values marked; `None` if it takes handlebars and a parser.
@@ -534,16 +534,16 @@ impl Templates {
         let mut builder = Builder::new();
         match context.event() {
             Some(event) if format == Format::Webhook => {
-                let shown = event_without_body(event, facts, &context.value("event")["when"], false);
-                program.run(Scope::for_machines(context.data(), &shown, event), &mut builder)?;
+                let shown = event_without_body(event, facts, context.when(), false);
+                program.run(Scope::for_machines(context, &shown, event), &mut builder)?;
             }
             // Of a digest machines get more than the context has ready.
             None if format == Format::Webhook => {
-                program.run(Scope::new(context.as_read(facts, true).data(), None), &mut builder)?;
+                program.run(Scope::new(context.as_read(facts, true).data()), &mut builder)?;
             }
             _ => {
                 let event = context.event_as_read(facts);
-                program.run(Scope::new(context.data(), event.as_ref()), &mut builder)?;
+                program.run(Scope::of(context, event.as_ref()), &mut builder)?;
             }
         }
         builder.done()

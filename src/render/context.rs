@@ -35,6 +35,7 @@
 //! record; likewise for the events of a digest.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 
 #[cfg(test)]
 use serde_json::json;
@@ -113,14 +114,13 @@ impl Shape {
 /// What one message is made of.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// For chat and mail: see the module's table. Without `event.fields`, which few templates read.
+    /// For chat and mail: see the module's table. Of an event without `event` and `facts`: those are [`made`](Self::made)
+    /// when a template reads them, as for machines hardly any does.
     /// Kept as the template engine takes it, so that most renderings copy nothing.
     data: handlebars::Context,
     subject: Subject,
     /// The only addresses that may become links.
     links: Vec<String>,
-    /// The event's own host name, if it is plain enough to be shown as it is.
-    target: Option<String>,
     /// Hosts whose addresses may be shown.
     hosts: Hosts,
     /// The only ones who may be called.
@@ -132,9 +132,20 @@ pub struct Context {
 /// What a context was made of, for the values as they came.
 #[derive(Clone, Debug)]
 enum Subject {
-    Event(Event),
+    Event(Box<EventTold>),
     Digest(Digest),
     Notice,
+}
+
+/// An event, and what people are told of it.
+#[derive(Clone, Debug)]
+struct EventTold {
+    event: Event,
+    target: Target,
+    when: Option<String>,
+    /// The member `event`, but for the fields.
+    shown: OnceCell<Value>,
+    facts: OnceCell<Value>,
 }
 
 /// What every shape says, each in its own way.
@@ -142,8 +153,15 @@ pub(super) struct Said {
     pub(super) shape: Shape,
     pub(super) headline: String,
     pub(super) title: String,
+}
+
+/// What several events, or a notice, say.
+pub(super) struct Told {
+    pub(super) said: Said,
     /// Of `{label, value}`.
     pub(super) facts: Vec<Value>,
+    /// The members that only this shape has.
+    pub(super) data: Value,
 }
 
 /// `json!` of an object whose values are moved: that macro copies them.
@@ -181,38 +199,33 @@ impl Context {
         let hosts = &about.audience.hosts;
         let title = title(event, hosts);
         let target = Target::of(event, hosts);
-        let when = when(event, about);
-        let said = Said {
-            shape: Shape::Event,
-            headline: headline(event, about, &title, &target),
-            facts: facts(event, &target, hosts, when.clone()),
-            title,
-        };
-        let mut data = common(said, about);
+        let headline = headline(event, about, &title, &target);
+        let mut data = common(Said { shape: Shape::Event, headline, title }, about);
         let link = event.url.as_deref().and_then(|url| event_link(url, hosts));
         let (url, label) = link.unzip();
-        data["event"] = event_shown(event, &target, url.as_deref(), hosts, when);
         data["link"] = object!({"url": url, "label": label});
-        Self::build(data, Subject::Event(event.clone()), target.plain, about)
+        let (shown, facts) = (OnceCell::new(), OnceCell::new());
+        let told = EventTold { event: event.clone(), target, when: when(event, about), shown, facts };
+        Self::build(data, Subject::Event(Box::new(told)), about)
     }
 
     /// Several events in one message.
     pub fn digest(digest: &Digest, about: &Circumstances<'_>) -> Self {
         let told = digest::told(digest, about);
         let mut data = common(told.said, about);
-        data["digest"] = told.data;
-        Self::build(data, Subject::Digest(digest.clone()), None, about)
+        (data["facts"], data["digest"]) = (told.facts.into(), told.data);
+        Self::build(data, Subject::Digest(digest.clone()), about)
     }
 
     /// News of the relay itself.
     pub fn notice(notice: &Notice<'_>, about: &Circumstances<'_>) -> Self {
-        let (said, shown) = notice::told(notice, about);
-        let mut data = common(said, about);
-        data["notice"] = shown;
-        Self::build(data, Subject::Notice, None, about)
+        let told = notice::told(notice, about);
+        let mut data = common(told.said, about);
+        (data["facts"], data["notice"]) = (told.facts.into(), told.data);
+        Self::build(data, Subject::Notice, about)
     }
 
-    fn build(data: Value, subject: Subject, target: Option<String>, about: &Circumstances<'_>) -> Self {
+    fn build(data: Value, subject: Subject, about: &Circumstances<'_>) -> Self {
         let own = ["/link/url", "/runbook"].into_iter().filter_map(|at| data.pointer(at));
         let listed = data.pointer("/digest/events").and_then(Value::as_array);
         let listed = listed.into_iter().flatten().filter_map(|event| event.pointer("/link/url"));
@@ -223,7 +236,7 @@ impl Context {
         let mut context = handlebars::Context::null();
         *context.data_mut() = data;
         let (hosts, mentions) = (about.audience.hosts.clone(), about.mentions.to_vec());
-        Self { data: context, subject, links, target, hosts, mentions, calls: Vec::new() }
+        Self { data: context, subject, links, hosts, mentions, calls: Vec::new() }
     }
 
     /// The same for a service that is described by data: with those whom it can call, and what it acts on for each.
@@ -246,24 +259,45 @@ impl Context {
         Cow::Owned(context)
     }
 
-    /// As chat and mail templates see it, but for `event.fields`.
+    /// As chat and mail templates see it, but for what is [`made`](Self::made).
     pub(super) fn data(&self) -> &Value {
         self.data.data()
+    }
+
+    /// The members `event` (but for its fields) and `facts` of an event.
+    pub(super) fn made(&self, member: &str) -> Option<&Value> {
+        let Subject::Event(told) = &self.subject else { return None };
+        match member {
+            "event" => Some(told.shown.get_or_init(|| event_shown(told, self.link(), &self.hosts))),
+            "facts" => {
+                Some(told.facts.get_or_init(|| facts(&told.event, &told.target, &self.hosts, told.when.clone()).into()))
+            }
+            _ => None,
+        }
+    }
+
+    /// When the event happened, for people; null where that is not known.
+    pub(super) fn when(&self) -> Value {
+        match &self.subject {
+            Subject::Event(told) => told.when.clone().into(),
+            Subject::Digest(_) | Subject::Notice => Value::Null,
+        }
     }
 
     /// As a template sees it: with the fields that it reads.
     pub(super) fn as_read(&self, read: &Read, for_machines: bool) -> Cow<'_, handlebars::Context> {
         let mut data = Cow::Borrowed(&self.data);
         match &self.subject {
-            Subject::Event(event) if for_machines => {
-                let mut shown = event_without_body(event, read, &self.data()["event"]["when"], true);
-                shown["body"] = Value::Object(event.body().clone());
-                data.to_mut().data_mut()["event"] = shown;
-            }
-            Subject::Event(_) => {
-                if let Some(event) = self.event_as_read(read) {
-                    data.to_mut().data_mut()["event"] = event;
-                }
+            Subject::Event(told) => {
+                let event = if for_machines {
+                    let mut shown = event_without_body(&told.event, read, self.when(), true);
+                    shown["body"] = Value::Object(told.event.body().clone());
+                    Some(shown)
+                } else {
+                    self.event_as_read(read).or_else(|| self.made("event").cloned())
+                };
+                let data = data.to_mut().data_mut();
+                (data["event"], data["facts"]) = (event.into(), self.made("facts").cloned().into());
             }
             Subject::Digest(digest) if for_machines => digest::add_raw(&mut data.to_mut().data_mut()["digest"], digest),
             Subject::Digest(_) | Subject::Notice => {}
@@ -271,10 +305,10 @@ impl Context {
         data
     }
 
-    /// For chat and mail: the member `event` with the fields that are read, unless it is as in [`data`](Self::data).
+    /// For chat and mail: the member `event` with the fields that are read, if there are any.
     pub(super) fn event_as_read(&self, read: &Read) -> Option<Value> {
         let event = self.event().filter(|_| read.all_fields || !read.fields.is_empty())?;
-        let mut shown = self.data()["event"].clone();
+        let mut shown = self.made("event")?.clone();
         shown["fields"] = self.fields_as_read(event, read);
         Some(shown)
     }
@@ -321,7 +355,11 @@ impl Context {
     }
 
     fn spared(&self) -> Spared<'_> {
-        Spared { own: self.target.as_deref(), hosts: Some(&self.hosts) }
+        let own = match &self.subject {
+            Subject::Event(told) => told.target.plain.as_deref(),
+            Subject::Digest(_) | Subject::Notice => None,
+        };
+        Spared { own, hosts: Some(&self.hosts) }
     }
 
     /// What the link is called.
@@ -336,7 +374,7 @@ impl Context {
     /// The event, in that shape.
     pub(super) fn event(&self) -> Option<&Event> {
         match &self.subject {
-            Subject::Event(event) => Some(event),
+            Subject::Event(told) => Some(&told.event),
             Subject::Digest(_) | Subject::Notice => None,
         }
     }
@@ -356,7 +394,7 @@ impl Context {
     }
 }
 
-/// The members that all shapes have.
+/// The members that all shapes have, but for `facts`.
 fn common(said: Said, about: &Circumstances<'_>) -> Value {
     let (late, delay) = late(about);
     object!({
@@ -364,7 +402,6 @@ fn common(said: Said, about: &Circumstances<'_>) -> Value {
         "shape": said.shape.name(),
         "headline": said.headline,
         "title": said.title,
-        "facts": said.facts,
         "late": late,
         "delay": delay,
         "detour": detour(about),
@@ -428,6 +465,7 @@ fn detour(about: &Circumstances<'_>) -> Value {
 }
 
 /// The host or network an event is about, as it may be shown.
+#[derive(Clone, Debug)]
 pub(super) struct Target {
     shown: Option<String>,
     /// Set when the name is plain, so that it may stand undefanged in other texts too.
@@ -660,7 +698,7 @@ pub(super) fn when(event: &Event, about: &Circumstances<'_>) -> Option<String> {
 }
 
 /// `link`: its address, if it may be one.
-fn event_shown(event: &Event, target: &Target, link: Option<&str>, hosts: &Hosts, when: Option<String>) -> Value {
+fn event_shown(EventTold { event, target, when, .. }: &EventTold, link: Option<&str>, hosts: &Hosts) -> Value {
     let spared = Spared { own: target.plain.as_deref(), hosts: Some(hosts) };
     let checked = || event.url.as_deref().map(|url| tame(url, spared, FIELD_MAX));
     let url = link.map(str::to_owned).or_else(checked);
@@ -670,14 +708,14 @@ fn event_shown(event: &Event, target: &Target, link: Option<&str>, hosts: &Hosts
         "subject": tame(&event.subject, spared, FACT_MAX),
         "url": url,
         "time": event.time.map(|time| time.to_string()),
-        "when": when,
+        "when": when.as_deref(),
         "target": target.shown.as_deref(),
         "fields": Map::new(),
     })
 }
 
 /// The member `event` for machines; with the fields that are read by name, or with `all`.
-pub(super) fn event_without_body(event: &Event, read: &Read, when: &Value, all: bool) -> Value {
+pub(super) fn event_without_body(event: &Event, read: &Read, when: Value, all: bool) -> Value {
     let all = event.fields().filter(|_| all || read.all_fields);
     let mut fields: Map<_, _> = all.map(|(name, value)| (name.to_owned(), value.clone())).collect();
     for name in &read.fields {
@@ -686,14 +724,14 @@ pub(super) fn event_without_body(event: &Event, read: &Read, when: &Value, all: 
     event_raw(event, when, fields)
 }
 
-fn event_raw(event: &Event, when: &Value, fields: Map<String, Value>) -> Value {
+fn event_raw(event: &Event, when: Value, fields: Map<String, Value>) -> Value {
     object!({
         "id": event.id.as_str(),
         "key": event.key.as_str(),
         "subject": event.subject.as_str(),
         "url": event.url.as_deref(),
         "time": event.time.map(|time| time.to_string()),
-        "when": when.clone(),
+        "when": when,
         "target": event.target(),
         "fields": fields,
     })
@@ -711,7 +749,7 @@ mod tests {
     }
 
     fn context(event: &Event, change: impl FnOnce(&mut Circumstances<'_>)) -> Value {
-        full_context(event, change).data().clone()
+        full_context(event, change).as_read(&Read::default(), false).data().clone()
     }
 
     fn full_context(event: &Event, change: impl FnOnce(&mut Circumstances<'_>)) -> Context {

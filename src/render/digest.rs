@@ -25,7 +25,8 @@ use serde_json::{Value, json};
 
 use super::audience::Hosts;
 use super::context::{
-    self, Circumstances, FACT_MAX, NAME_MAX, Said, Shape, TITLE_MAX, Target, deadline, in_words, one, title, when, word,
+    self, Circumstances, FACT_MAX, NAME_MAX, Said, Shape, TITLE_MAX, Target, Told, deadline, in_words, one, title,
+    when, word,
 };
 use super::text::{Spared, clean, event_link, shorten, tame};
 use super::time::Span;
@@ -151,12 +152,6 @@ fn number(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-/// What a digest says, and its own members of the context.
-pub(super) struct Told {
-    pub(super) said: Said,
-    pub(super) data: Value,
-}
-
 pub(super) fn told(digest: &Digest, about: &Circumstances<'_>) -> Told {
     let keys: Vec<_> = digest.keys.iter().take(Digest::LISTED_MAX).collect();
     let hosts = &about.audience.hosts;
@@ -202,7 +197,7 @@ pub(super) fn told(digest: &Digest, about: &Circumstances<'_>) -> Told {
         "why": why,
         "rest": format!("halo-relay explain {} lists all {}", about.code, digest.count),
     });
-    Told { said: Said { shape: Shape::Digest, headline, title, facts }, data }
+    Told { said: Said { shape: Shape::Digest, headline, title }, facts, data }
 }
 
 /// `37 × SSL certificate expiring`, and the whole first line. Slack takes 150 characters in a header, of which two are an

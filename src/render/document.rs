@@ -299,7 +299,7 @@ mod tests {
         let program = quick::read(&Template::compile(template).unwrap(), &BTreeMap::new()).unwrap();
         let build = |program: quick::Program<Tokens>| {
             let mut builder = Builder::new();
-            program.run(Scope::new(context, None), &mut builder)?;
+            program.run(Scope::new(context), &mut builder)?;
             builder.done()
         };
         let mut registry = handlebars::Handlebars::new();

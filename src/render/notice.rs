@@ -9,9 +9,9 @@
 //! | `waiting` | how many deliveries wait for it |
 //! | `remedy` | what to do next |
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::context::{Circumstances, FACT_MAX, NAME_MAX, Said, Shape, reason};
+use super::context::{Circumstances, FACT_MAX, NAME_MAX, Said, Shape, Told, reason};
 use super::text::{clean, shorten};
 use crate::model::DestinationName;
 
@@ -29,7 +29,7 @@ pub struct Notice<'a> {
 /// are some fifty left for the reason.
 const HEADLINE_MAX: usize = 148;
 
-pub(super) fn told(notice: &Notice<'_>, about: &Circumstances<'_>) -> (Said, Value) {
+pub(super) fn told(notice: &Notice<'_>, about: &Circumstances<'_>) -> Told {
     let name = clean(notice.destination.as_str(), NAME_MAX);
     let why = reason(notice.reason, FACT_MAX);
     let title = format!("{name} takes no messages");
@@ -49,11 +49,9 @@ pub(super) fn told(notice: &Notice<'_>, about: &Circumstances<'_>) -> (Said, Val
     // The headline says why, unless it had to cut it.
     let waiting = if short == why { waiting } else { format!("{waiting}, because {name} says: {why}") };
     let facts = [("Waiting", waiting), ("What to do", remedy.clone())];
-    let said = Said {
-        shape: Shape::Notice,
-        headline: before + &because,
-        title,
+    Told {
+        said: Said { shape: Shape::Notice, headline: before + &because, title },
         facts: facts.into_iter().map(|(label, value)| json!({"label": label, "value": value})).collect(),
-    };
-    (said, json!({"destination": name, "reason": why, "waiting": notice.waiting, "remedy": remedy}))
+        data: json!({"destination": name, "reason": why, "waiting": notice.waiting, "remedy": remedy}),
+    }
 }

@@ -15,6 +15,7 @@ use handlebars::{JsonRender as _, JsonTruthy as _, Path, PathSeg};
 use serde_json::{Map, Value};
 
 use super::OUTPUT_BYTES_MAX;
+use super::context::Context;
 use super::document::{Lexer, Tokens};
 use super::helpers::{JSON, SHAPES, first_given};
 use crate::model::Event;
@@ -156,19 +157,26 @@ fn name(parameter: &Parameter) -> Option<Name> {
 #[derive(Clone, Copy)]
 pub(super) struct Scope<'a> {
     root: &'a Value,
-    /// Instead of the root's own.
+    /// Where the root is a context: it makes some members when they are read.
+    context: Option<&'a Context>,
+    /// Instead of the context's own.
     event: Option<&'a Value>,
     /// The event's, which is not in `event`: most webhooks print it, and nothing is copied for that.
     body: Option<&'a Map<String, Value>>,
 }
 
 impl<'a> Scope<'a> {
-    pub(super) fn new(root: &'a Value, event: Option<&'a Value>) -> Self {
-        Self { root, event, body: None }
+    pub(super) fn new(root: &'a Value) -> Self {
+        Self { root, context: None, event: None, body: None }
     }
 
-    pub(super) fn for_machines(root: &'a Value, shown: &'a Value, event: &'a Event) -> Self {
-        Self { root, event: Some(shown), body: Some(event.body()) }
+    /// `event` has the fields that are read, if there are any.
+    pub(super) fn of(context: &'a Context, event: Option<&'a Value>) -> Self {
+        Self { context: Some(context), event, ..Self::new(context.data()) }
+    }
+
+    pub(super) fn for_machines(context: &'a Context, shown: &'a Value, event: &'a Event) -> Self {
+        Self { body: Some(event.body()), ..Self::of(context, Some(shown)) }
     }
 
     fn find(self, name: &[String]) -> Option<&'a Value> {
@@ -177,7 +185,10 @@ impl<'a> Scope<'a> {
             // Without its body and most of its fields it is no answer to `{{json event}}`.
             Some(_) if first == "event" && rest.is_empty() => return None,
             Some(event) if first == "event" => event,
-            _ => self.root.as_object()?.get(first)?,
+            _ => match self.context.and_then(|context| context.made(first)) {
+                Some(made) => made,
+                None => self.root.as_object()?.get(first)?,
+            },
         };
         rest.iter().try_fold(start, |value, member| value.as_object()?.get(member))
     }
@@ -290,7 +301,7 @@ impl<L> Program<L> {
                 Step::Each { list, inner, otherwise } => {
                     let items = scope.find(list)?.as_array()?;
                     for (at, item) in items.iter().enumerate() {
-                        inner.steps(Scope::new(item, None), Some((at == 0, at + 1 == items.len())), out)?;
+                        inner.steps(Scope::new(item), Some((at == 0, at + 1 == items.len())), out)?;
                     }
                     if items.is_empty() {
                         otherwise.steps(scope, ends, out)?;
