@@ -226,10 +226,10 @@ impl Context {
     }
 
     fn build(data: Value, subject: Subject, about: &Circumstances<'_>) -> Self {
-        let own = ["/link/url", "/runbook"].into_iter().filter_map(|at| data.pointer(at));
-        let listed = data.pointer("/digest/events").and_then(Value::as_array);
-        let listed = listed.into_iter().flatten().filter_map(|event| event.pointer("/link/url"));
-        let mut links: Vec<_> = own.chain(listed).filter_map(|url| Some(url.as_str()?.to_owned())).collect();
+        let listed = data.get("digest").and_then(|digest| digest["events"].as_array());
+        let of_events = listed.into_iter().flatten().map(|event| &event["link"]["url"]);
+        let all = [&data["link"]["url"], &data["runbook"]].into_iter().chain(of_events);
+        let mut links: Vec<_> = all.filter_map(|url| Some(url.as_str()?.to_owned())).collect();
         // As links in Markdown have them.
         let bracketed = links.iter().filter(|url| url.contains(['(', ')'])).map(|url| without_brackets(url));
         links.extend(bracketed.collect::<Vec<_>>());
