@@ -387,9 +387,16 @@ impl Lane {
             }
         }
         let taken = taken?;
+        // What the lane had been given before comes before what it claimed.
+        while self.received < taken.given
+            && let Ok(born) = self.subscription.born.try_recv()
+        {
+            self.start_born(born);
+        }
         // An answer during the turn may have changed what may start.
         let now = self.shared.clock.now();
-        let may = !self.stop.is_cancelled() && self.breaker.gate(now) == gate && self.hold_until <= now;
+        let may =
+            !self.gives_back && !self.stop.is_cancelled() && self.breaker.gate(now) == gate && self.hold_until <= now;
         for (claimed, tickets) in taken.claimed.into_iter().zip(tickets) {
             if may {
                 self.start(settings, claimed, tickets, None);

@@ -139,7 +139,7 @@ impl Scene {
         self.accept_as(id, None).await;
     }
 
-    async fn take_in(&self, events: Vec<NewEvent>) {
+    pub(super) async fn take_in(&self, events: Vec<NewEvent>) {
         self.store.accept(&SourceName::from("test"), events.into(), self.clock.now()).await.unwrap();
     }
 
@@ -166,7 +166,7 @@ impl Scene {
 }
 
 /// An event about the target `host-<id>`.
-fn event(id: &str, key: &str, severity: Severity, destinations: &[&str]) -> NewEvent {
+pub(super) fn event(id: &str, key: &str, severity: Severity, destinations: &[&str]) -> NewEvent {
     let record = json!({"event_id": id, "key": key, "target": format!("host-{id}.example.org")});
     let owed = destinations.iter().map(|&destination| NewDelivery {
         destination: destination.into(),

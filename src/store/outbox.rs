@@ -163,6 +163,8 @@ pub struct Taken {
     pub moved: usize,
     /// All that waited has been claimed, and intake may give the lane what comes.
     pub offered: bool,
+    /// How many deliveries had been given to the lane before, in all.
+    pub given: u64,
 }
 
 /// What a lane needs to go on where an earlier process, or an earlier rules file, stopped.
@@ -201,10 +203,13 @@ impl Store {
                 work.withdraw(outlet);
                 return Ok(Taken { moved: work.moved, ..Taken::default() });
             }
-            let most = turn.claim.saturating_sub(work.on_the_way(outlet, turn.received));
+            let given = work.given(outlet).unwrap_or(turn.received);
+            // Those on their way to the lane need their slots too.
+            let on_the_way = usize::try_from(given.saturating_sub(turn.received)).unwrap_or(usize::MAX);
+            let most = turn.claim.saturating_sub(on_the_way);
             if turn.finds_nothing() && work.nothing_waits(outlet) {
                 work.offer(outlet, most);
-                return Ok(Taken { offered: true, ..Taken::default() });
+                return Ok(Taken { offered: true, given, ..Taken::default() });
             }
             let mut taken = claim(work, outlet.destination, most, turn.probe.then_some(now), now)?;
             if turn.probe && taken.claimed.is_empty() && taken.next.is_some() {
@@ -220,7 +225,7 @@ impl Store {
             } else {
                 work.withdraw(outlet);
             }
-            Ok(Taken { moved: work.moved, ..taken })
+            Ok(Taken { moved: work.moved, given, ..taken })
         })
         .await
     }

@@ -86,10 +86,9 @@ impl<'a> Work<'a> {
         self.touched.push(destination);
     }
 
-    /// How many deliveries were given to the lane beyond those it has received.
-    pub(super) fn on_the_way(&self, outlet: OutletId, received: u64) -> usize {
-        let ahead = self.outlets.with(outlet, |found| found.given.saturating_sub(received));
-        ahead.map_or(0, |ahead| usize::try_from(ahead).unwrap_or(usize::MAX))
+    /// How many deliveries have been given to the lane in all.
+    pub(super) fn given(&self, outlet: OutletId) -> Option<u64> {
+        self.outlets.with(outlet, |found| found.given)
     }
 
     /// Gives the lane what it offered to take; whether it is kept, it hears later.

@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Lane;
 use crate::dispatch::InForce;
-use crate::dispatch::tests::{Scene, Sent, settings};
-use crate::model::{Channel, Outcome};
+use crate::dispatch::tests::{Scene, Sent, event, settings};
+use crate::model::{Channel, Outcome, Severity};
+use crate::store::Settlement;
 
 /// A lane that nobody runs. It has something under way, and offers three more slots.
 async fn lane(scene: &mut Scene) -> (Lane, Sent) {
@@ -52,4 +53,45 @@ async fn what_comes_behind_something_given_back_does_not_start_before_it() {
         sent.answer(Outcome::Delivered);
     }
     scene.until("delivered", |counts| counts.delivered == 6).await;
+}
+
+#[tokio::test]
+async fn what_was_given_to_the_lane_before_its_turn_starts_before_what_it_claims() {
+    let mut scene = Scene::without_lanes();
+    let (mut lane, under_way) = lane(&mut scene).await;
+    under_way.answer(Outcome::Delivered);
+    let ended = lane.under_way.join_next_with_id().await.unwrap();
+    lane.answered(ended);
+    // It looks for what waits, and then takes nothing meanwhile.
+    lane.looked_at = None;
+    let disk = rusqlite::Connection::open(scene.store.path()).unwrap();
+    disk.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // Three slots are on offer, so the last of these waits.
+    let four = ["1", "2", "3", "4"].map(|id| event(id, "issue-add", Severity::Info, &["chat"]));
+    let ((), turn, ()) = tokio::join!(scene.take_in(four.into()), lane.turn(), async {
+        tokio::task::yield_now().await;
+        disk.execute_batch("COMMIT").unwrap();
+    });
+    turn.unwrap();
+    tokio::spawn(lane.run());
+    for host in ["host-1.", "host-2.", "host-3.", "host-4."] {
+        let sent = scene.sent().await;
+        assert!(sent.text().contains(host), "not {host}: {}", sent.text());
+        sent.answer(Outcome::Delivered);
+    }
+}
+
+#[tokio::test]
+async fn nothing_claimed_starts_while_something_before_it_is_given_back() {
+    let mut scene = Scene::without_lanes();
+    let (mut lane, _under_way) = lane(&mut scene).await;
+    lane.record().await.unwrap();
+    scene.accept("1").await;
+    lane.gives_back = true;
+    let settings = Arc::clone(&lane.settings.borrow());
+    lane.claim(&settings, 1, scene.clock.now()).await.unwrap();
+    let given_back: Vec<_> = lane.ended.iter().map(|ended| &ended.settlement).collect();
+    assert_eq!(given_back, [&Settlement::NotStarted]);
+    tokio::spawn(lane.run());
+    assert!(scene.sent().await.text().contains("host-1."));
 }
