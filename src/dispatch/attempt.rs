@@ -221,7 +221,7 @@ async fn caught<T>(making: impl Future<Output = T>) -> std::thread::Result<T> {
 }
 
 fn event(body: &str) -> Option<Event> {
-    Event::from_value(serde_json::from_str(body).ok()?).ok()
+    Event::from_record(serde_json::from_str(body).ok()?).ok()
 }
 
 fn refused(why: &str) -> Attempted {

@@ -111,6 +111,11 @@ impl Event {
         {
             body = std::mem::take(inner);
         }
+        Self::from_record(body)
+    }
+
+    /// Reads a record as [`body`](Self::body) gave it: whatever it holds, it is not unwrapped once more.
+    pub fn from_record(body: Map<String, Value>) -> Result<Self, EventError> {
         let id = EventId::new(required(&body, &["event_id", "id"], "event_id")?)?;
         let key = EventKey::new(required(&body, &["key"], "key")?)?;
         let text = |name: &str| body.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -237,6 +242,7 @@ fn kind(value: &Value) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -256,6 +262,23 @@ mod tests {
         assert_eq!(flat.field("target_id"), Some(&json!(1)));
         assert_eq!(flat.time.map(|time| time.to_string()).as_deref(), Some("2026-11-23T09:41:00Z"));
         assert_eq!(flat.fields().count(), 0);
+    }
+
+    /// What is kept is what was read, so that a later attempt sends what the first one did.
+    #[test]
+    fn a_record_is_read_back_as_it_was() {
+        let nested = json!({"event": {"id": "1", "key": "k", "event": {"a": 1}, "list": [{"event": {}}]}});
+        let read_back = |event: &Event| {
+            let text = serde_json::to_string(event.body()).unwrap();
+            Event::from_record(serde_json::from_str(&text).unwrap()).unwrap()
+        };
+        assert_eq!(read_back(&event(nested.clone())), event(nested));
+        proptest!(|(score in any::<f64>(), digits in "(0|[1-9][0-9]{0,19})\\.[0-9]{1,25}(e-?[0-9]{1,2})?")| {
+            let value: Value = serde_json::from_str(&digits).unwrap();
+            prop_assert_eq!(value.as_f64(), digits.parse().ok());
+            let read = event(json!({"event_id": "1", "key": "k", "score": score, "value": value}));
+            prop_assert_eq!(read_back(&read), read);
+        });
     }
 
     #[test]
