@@ -256,7 +256,7 @@ impl Lane {
         let settings = self.renew_settings();
         self.heard = false;
         self.receive();
-        if self.gives_back && !self.has_given_back().await? {
+        if self.gives_back && !self.finish_giving_back().await? {
             return Ok(Wait::Answer);
         }
         self.bring_home(&settings).await?;
@@ -287,8 +287,9 @@ impl Lane {
         Ok(wait.or_until(next_move))
     }
 
-    /// Whether all that was given back is on record, and nothing is on the way: from then on the store's order holds.
-    async fn has_given_back(&mut self) -> Result<bool, StoreError> {
+    /// Records what was given back. True once all of it is on record, and nothing is on the way: from then on the store's order
+    /// holds.
+    async fn finish_giving_back(&mut self) -> Result<bool, StoreError> {
         self.record().await?;
         self.receive();
         let under_way = self.pending.values().any(|pending| pending.tickets.is_none());
